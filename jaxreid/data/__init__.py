@@ -1,0 +1,1 @@
+"""Rows and uint8 pixels on the host: source, sampler, feed."""

@@ -1,0 +1,1 @@
+"""Losses of the four papers: pure functions, one value per anchor."""
