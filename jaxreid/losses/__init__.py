@@ -1,1 +1,27 @@
-"""Losses of the four papers: pure functions, one value per anchor."""
+"""Losses of the four papers: pure functions, one value per anchor.
+
+Synopsis:
+
+  loss = cyclic_triplet(visible, infrared, intermediate, labels).mean()
+
+They take float arrays of any float type and compute in at least float32, work
+under `jit`, `grad`, `vmap` and with sharded rows, and have finite gradients
+where rows coincide. Arguments that are not arrays are static under `jit`.
+"""
+
+from jaxreid.losses.alignment import color_free, color_free_mse
+from jaxreid.losses.identity import identity_loss
+from jaxreid.losses.triplet import (
+  batch_hard_triplet,
+  cyclic_triplet,
+  weighted_regularized_triplet,
+)
+
+__all__ = [
+  "batch_hard_triplet",
+  "color_free",
+  "color_free_mse",
+  "cyclic_triplet",
+  "identity_loss",
+  "weighted_regularized_triplet",
+]
