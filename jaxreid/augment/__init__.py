@@ -1,1 +1,4 @@
-"""Augmentations on the device: pure functions, key first."""
+"""Augmentations: pure JAX, key first, images [N, H, W, C], inside the step.
+
+`geometry` crops, flips and erases; `color` makes gray images and normalises.
+"""
