@@ -28,8 +28,8 @@ def working_dtype(*arrays: Array) -> jnp.dtype:
 
 @jax.jit
 def pairwise_euclidean(
-  a: Float[Array, "m d"], b: Float[Array, "n d"]
-) -> Float[Array, "m n"]:
+  a: Float[Array, 'm d'], b: Float[Array, 'n d']
+) -> Float[Array, 'm n']:
   """Euclidean distance of every row of `a` to every row of `b`.
 
   Computed as `|a|^2 + |b|^2 - 2 a.b`, so a distance far below the norms of
@@ -50,8 +50,8 @@ def pairwise_euclidean(
   """
   if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
     raise ValueError(
-      "Distances need two matrices [M, D] and [N, D] of equal width; got "
-      f"{a.shape} and {b.shape}."
+      'Distances need two matrices [M, D] and [N, D] of equal width; got '
+      f'{a.shape} and {b.shape}.'
     )
   dtype = working_dtype(a, b)
   a, b = a.astype(dtype), b.astype(dtype)
@@ -62,12 +62,12 @@ def pairwise_euclidean(
   return jnp.sqrt(jnp.maximum(squared, _SMALLEST))
 
 
-@functools.partial(jax.jit, static_argnames="kind")
+@functools.partial(jax.jit, static_argnames='kind')
 def sum_over_modalities(
-  query: Float[Array, "q mq d"],
-  gallery: Float[Array, "g mg d"],
-  kind: str = "sum",
-) -> Float[Array, "q g"]:
+  query: Float[Array, 'q mq d'],
+  gallery: Float[Array, 'g mg d'],
+  kind: str = 'sum',
+) -> Float[Array, 'q g']:
   """Distance of images that are embedded once or once per modality.
 
   With one embedding each this is `pairwise_euclidean`. With one for an
@@ -88,9 +88,9 @@ def sum_over_modalities(
   Raises:
     ValueError: on another `kind`, or if the widths D differ.
   """
-  if kind == "plain":
+  if kind == 'plain':
     return pairwise_euclidean(query[:, 0], gallery[:, 0])
-  if kind != "sum":
+  if kind != 'sum':
     raise ValueError(f"A distance is 'sum' or 'plain', not {kind!r}.")
   total = jnp.zeros(
     (query.shape[0], gallery.shape[0]), working_dtype(query, gallery)

@@ -27,7 +27,7 @@ def test_by_hand():
   assert_allclose(distance, [[4], [5]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
+@pytest.mark.parametrize('transform', [lambda f: f, jax.jit])
 def test_equals_a_plain_loop(transform):
   a, b = _random(0, 5, 7), _random(1, 3, 7)
   distance = transform(pairwise_euclidean)(a, b)
@@ -72,7 +72,7 @@ def test_sum_over_modalities_adds_all_pairs():
   second = np.array(_loop_distance(query[:, 0], gallery[:, 1]))
   assert_allclose(total, first + second, rtol=1e-5)
   assert_allclose(
-    sum_over_modalities(query, gallery, "plain"), first, rtol=1e-5
+    sum_over_modalities(query, gallery, 'plain'), first, rtol=1e-5
   )
 
 
@@ -90,4 +90,4 @@ def test_errors():
   with pytest.raises((TypeError, ValueError)):
     pairwise_euclidean(jnp.zeros((2, 3)), jnp.zeros((2, 4)))
   with pytest.raises(ValueError, match="'sum' or 'plain', not 'product'"):
-    sum_over_modalities(jnp.zeros((2, 1, 3)), jnp.zeros((2, 1, 3)), "product")
+    sum_over_modalities(jnp.zeros((2, 1, 3)), jnp.zeros((2, 1, 3)), 'product')

@@ -18,10 +18,10 @@ from jaxreid.losses.triplet import (
 )
 
 __all__ = [
-  "batch_hard_triplet",
-  "color_free",
-  "color_free_mse",
-  "cyclic_triplet",
-  "identity_loss",
-  "weighted_regularized_triplet",
+  'batch_hard_triplet',
+  'color_free',
+  'color_free_mse',
+  'cyclic_triplet',
+  'identity_loss',
+  'weighted_regularized_triplet',
 ]

@@ -21,28 +21,28 @@ _SMALLEST = 1e-12
 def _require_equal(left: Array, right: Array, what: str) -> None:
   if left.ndim != 2 or left.shape != right.shape:
     raise ValueError(
-      f"The visible and the intermediate {what} must be matrices of one "
-      f"shape; got {left.shape} and {right.shape}."
+      f'The visible and the intermediate {what} must be matrices of one '
+      f'shape; got {left.shape} and {right.shape}.'
     )
 
 
-def _unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+def _unit(x: Float[Array, 'n d']) -> Float[Array, 'n d']:
   squared = jnp.sum(jnp.square(x), axis=1)[:, None]
   return x * lax.rsqrt(jnp.maximum(squared, _SMALLEST))
 
 
 @functools.partial(
-  jax.jit, static_argnames=("threshold", "kl_weight", "kl_order")
+  jax.jit, static_argnames=('threshold', 'kl_weight', 'kl_order')
 )
 def color_free(
-  visible: Float[Array, "n d"],
-  intermediate: Float[Array, "n d"],
-  visible_logits: Float[Array, "n c"],
-  intermediate_logits: Float[Array, "n c"],
+  visible: Float[Array, 'n d'],
+  intermediate: Float[Array, 'n d'],
+  visible_logits: Float[Array, 'n c'],
+  intermediate_logits: Float[Array, 'n c'],
   threshold: float = 0.5,
   kl_weight: float = 0.5,
-  kl_order: str = "z_v",
-) -> Float[Array, "n"]:
+  kl_order: str = 'z_v',
+) -> Float[Array, 'n']:
   """The colour-free loss of LUPI: teaches the visible branch to ignore colour.
 
   With `d = |f_v / |f_v| - f_z / |f_z||` a pair costs `d` where
@@ -73,9 +73,9 @@ def color_free(
   Raises:
     ValueError: if the shapes of the two sides differ, or on another order.
   """
-  _require_equal(visible, intermediate, "embeddings")
-  _require_equal(visible_logits, intermediate_logits, "logits")
-  if kl_order not in ("z_v", "v_z"):
+  _require_equal(visible, intermediate, 'embeddings')
+  _require_equal(visible_logits, intermediate_logits, 'logits')
+  if kl_order not in ('z_v', 'v_z'):
     raise ValueError(f"kl_order is 'z_v' or 'v_z', not {kl_order!r}.")
   dtype = working_dtype(
     visible, intermediate, visible_logits, intermediate_logits
@@ -86,15 +86,15 @@ def color_free(
   log_v = jax.nn.log_softmax(visible_logits.astype(dtype))
   log_z = jax.nn.log_softmax(intermediate_logits.astype(dtype))
   log_z = lax.stop_gradient(log_z)
-  p, q = (log_z, log_v) if kl_order == "z_v" else (log_v, log_z)
+  p, q = (log_z, log_v) if kl_order == 'z_v' else (log_v, log_z)
   divergence = jnp.sum(jnp.exp(p) * (p - q), axis=1)
   return jnp.where(distance > threshold, distance, kl_weight * divergence)
 
 
 @jax.jit
 def color_free_mse(
-  visible: Float[Array, "n d"], intermediate: Float[Array, "n d"]
-) -> Float[Array, "n"]:
+  visible: Float[Array, 'n d'], intermediate: Float[Array, 'n d']
+) -> Float[Array, 'n']:
   """The colour-free loss as LUPI's authors released it: a squared error.
 
   The mean over the D components of the squared difference, of embeddings as
@@ -111,7 +111,7 @@ def color_free_mse(
   Raises:
     ValueError: if the shapes differ.
   """
-  _require_equal(visible, intermediate, "embeddings")
+  _require_equal(visible, intermediate, 'embeddings')
   dtype = working_dtype(visible, intermediate)
   difference = visible.astype(dtype) - intermediate.astype(dtype)
   return jnp.mean(jnp.square(difference), axis=1)

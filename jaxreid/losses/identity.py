@@ -14,12 +14,12 @@ from jaxtyping import Array, Float, Int
 from jaxreid.distance import working_dtype
 
 
-@functools.partial(jax.jit, static_argnames="label_smoothing")
+@functools.partial(jax.jit, static_argnames='label_smoothing')
 def identity_loss(
-  logits: Float[Array, "n c"],
-  labels: Int[Array, "n"],
+  logits: Float[Array, 'n c'],
+  labels: Int[Array, 'n'],
   label_smoothing: float = 0.0,
-) -> Float[Array, "n"]:
+) -> Float[Array, 'n']:
   """Cross entropy with optional label smoothing.
 
   The target of a row is `(1 - eps) onehot(label) + eps / C`. Smoothing is
@@ -40,11 +40,11 @@ def identity_loss(
   """
   if logits.ndim != 2 or labels.shape != logits.shape[:1]:
     raise ValueError(
-      "The identity loss needs logits [N, C] and labels [N]; got "
-      f"{logits.shape} and {labels.shape}."
+      'The identity loss needs logits [N, C] and labels [N]; got '
+      f'{logits.shape} and {labels.shape}.'
     )
   if not 0 <= label_smoothing <= 1:
-    raise ValueError(f"label_smoothing is {label_smoothing}, not in [0, 1].")
+    raise ValueError(f'label_smoothing is {label_smoothing}, not in [0, 1].')
   log_p = jax.nn.log_softmax(logits.astype(working_dtype(logits)))
   true_log_p = jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
   mean_log_p = jnp.mean(log_p, axis=1)

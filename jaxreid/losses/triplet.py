@@ -22,27 +22,27 @@ from jaxreid.distance import pairwise_euclidean
 
 
 def _same_identity(
-  labels: Int[Array, "..."], *sets: Float[Array, "..."]
-) -> Bool[Array, "n n"]:
+  labels: Int[Array, '...'], *sets: Float[Array, '...']
+) -> Bool[Array, 'n n']:
   """Which pairs of rows share an identity; checks that the sets align."""
   shapes = {embeddings.shape for embeddings in sets}
   (shape, *others) = shapes
   if others or len(shape) != 2 or labels.shape != shape[:1]:
     raise ValueError(
-      "A triplet loss needs embeddings of one shape [N, D] and labels [N]; "
-      f"got {[s.shape for s in sets]} and {labels.shape}."
+      'A triplet loss needs embeddings of one shape [N, D] and labels [N]; '
+      f'got {[s.shape for s in sets]} and {labels.shape}.'
     )
   return labels[:, None] == labels[None, :]
 
 
-@functools.partial(jax.jit, static_argnames="margin")
+@functools.partial(jax.jit, static_argnames='margin')
 def batch_hard_triplet(
-  anchor: Float[Array, "n d"],
-  positive: Float[Array, "n d"],
-  negative: Float[Array, "n d"],
-  labels: Int[Array, "n"],
+  anchor: Float[Array, 'n d'],
+  positive: Float[Array, 'n d'],
+  negative: Float[Array, 'n d'],
+  labels: Int[Array, 'n'],
   margin: float = 0.3,
-) -> Float[Array, "n"]:
+) -> Float[Array, 'n']:
   """Hinge on each anchor's hardest positive and hardest negative.
 
   `max(0, margin + max_{y_j = y_i} D(a_i, p_j) - min_{y_k != y_i} D(a_i, n_k))`
@@ -77,8 +77,8 @@ def batch_hard_triplet(
 
 @jax.jit
 def weighted_regularized_triplet(
-  embeddings: Float[Array, "n d"], labels: Int[Array, "n"]
-) -> Float[Array, "n"]:
+  embeddings: Float[Array, 'n d'], labels: Int[Array, 'n']
+) -> Float[Array, 'n']:
   """The AGW baseline's triplet: all pairs, hard ones weighted up, no margin.
 
   `log(1 + exp(sum_j w+_ij D_ij - sum_k w-_ik D_ik))` with
@@ -113,15 +113,15 @@ def weighted_regularized_triplet(
   return jnp.where(has_negative, jax.nn.softplus(positive - negative), 0)
 
 
-@functools.partial(jax.jit, static_argnames=("margin", "reduction"))
+@functools.partial(jax.jit, static_argnames=('margin', 'reduction'))
 def cyclic_triplet(
-  visible: Float[Array, "n d"],
-  infrared: Float[Array, "n d"],
-  intermediate: Float[Array, "n d"],
-  labels: Int[Array, "n"],
+  visible: Float[Array, 'n d'],
+  infrared: Float[Array, 'n d'],
+  intermediate: Float[Array, 'n d'],
+  labels: Int[Array, 'n'],
   margin: float = 0.3,
-  reduction: str = "sum",
-) -> Float[Array, "n"]:
+  reduction: str = 'sum',
+) -> Float[Array, 'n']:
   """The three-set triplet of LUPI: each modality once anchor, once negative.
 
   (anchor, positive, negative) = (V, T, Z), (T, Z, V), (Z, V, T), where T is
@@ -145,7 +145,7 @@ def cyclic_triplet(
   Raises:
     ValueError: if the sets and labels do not align, or on another reduction.
   """
-  if reduction not in ("sum", "mean"):
+  if reduction not in ('sum', 'mean'):
     raise ValueError(f"A reduction is 'sum' or 'mean', not {reduction!r}.")
   cycle = (
     (visible, infrared, intermediate),
@@ -154,4 +154,4 @@ def cyclic_triplet(
   )
   terms = [batch_hard_triplet(*sets, labels, margin) for sets in cycle]
   total = terms[0] + terms[1] + terms[2]
-  return total if reduction == "sum" else total / 3
+  return total if reduction == 'sum' else total / 3

@@ -22,7 +22,7 @@ def _kl(p, q):
 
 
 def _loop_color_free(
-  f_v, f_z, c_v, c_z, threshold=0.5, kl_weight=0.5, kl_order="z_v"
+  f_v, f_z, c_v, c_z, threshold=0.5, kl_weight=0.5, kl_order='z_v'
 ):
   losses = []
   for v, z, row_v, row_z in zip(f_v, f_z, c_v, c_z, strict=True):
@@ -31,7 +31,7 @@ def _loop_color_free(
     pairs = zip(v, z, strict=True)
     distance = math.sqrt(sum((a / norm_v - b / norm_z) ** 2 for a, b in pairs))
     log_v, log_z = _log_softmax(row_v), _log_softmax(row_z)
-    order = (log_z, log_v) if kl_order == "z_v" else (log_v, log_z)
+    order = (log_z, log_v) if kl_order == 'z_v' else (log_v, log_z)
     losses.append(distance if distance > threshold else kl_weight * _kl(*order))
   return losses
 
@@ -43,18 +43,18 @@ def _loop_mse(f_v, f_z):
   ]
 
 
-CHANGED = {"threshold": 0.9, "kl_weight": 0.2, "kl_order": "v_z"}
+CHANGED = {'threshold': 0.9, 'kl_weight': 0.2, 'kl_order': 'v_z'}
 # name: (loss, number of arguments, plain loop)
 CASES = {
-  "color_free": (color_free, 4, _loop_color_free),
-  "color_free_changed": (
+  'color_free': (color_free, 4, _loop_color_free),
+  'color_free_changed': (
     functools.partial(color_free, **CHANGED),
     4,
     functools.partial(_loop_color_free, **CHANGED),
   ),
-  "mse": (color_free_mse, 2, _loop_mse),
+  'mse': (color_free_mse, 2, _loop_mse),
 }
-every_case = pytest.mark.parametrize("name", CASES)
+every_case = pytest.mark.parametrize('name', CASES)
 
 
 def _arguments(count, seed=0, dtype=np.float32):
@@ -105,8 +105,8 @@ def test_one_device_equals_eight(name):
   with jax.enable_x64(True):
     loss, count, _ = CASES[name]
     arguments = _arguments(count, dtype=np.float64)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    rows = NamedSharding(mesh, PartitionSpec("data"))
+    mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec('data'))
     sharded = loss(*jax.device_put(arguments, rows))
     assert_allclose(sharded, loss(*arguments), rtol=1e-12, atol=1e-12)
 
@@ -142,7 +142,7 @@ def test_by_hand():
   assert_allclose(color_free_mse(f_v, f_z), [53 / 2, 2], rtol=1e-6)
 
 
-@pytest.mark.parametrize("order", ["z_v", "v_z"])
+@pytest.mark.parametrize('order', ['z_v', 'v_z'])
 def test_the_intermediate_logits_teach(order):
   def total(logits):
     c_v, c_z = logits
@@ -157,7 +157,7 @@ def test_the_intermediate_logits_teach(order):
 def test_extreme_logits_stay_finite():
   f_v = jnp.ones((1, 2))
   c_v, c_z = jnp.array([[1e4, -1e4]]), jnp.array([[-1e4, 1e4]])
-  for order in ("z_v", "v_z"):
+  for order in ('z_v', 'v_z'):
     value, gradient = jax.value_and_grad(
       lambda c, order=order: color_free(f_v, f_v, c, c_z, kl_order=order).sum()
     )(c_v)
@@ -167,4 +167,4 @@ def test_extreme_logits_stay_finite():
 
 def test_unknown_order():
   with pytest.raises(ValueError, match="'z_v' or 'v_z', not 'both'"):
-    color_free(*_arguments(4), kl_order="both")
+    color_free(*_arguments(4), kl_order='both')

@@ -37,7 +37,7 @@ def test_by_hand():
   assert_allclose(smooth, [expected, math.log(2)], rtol=1e-6)
 
 
-@pytest.mark.parametrize("eps", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize('eps', [0.0, 0.1, 1.0])
 def test_equals_a_plain_loop(eps):
   logits, labels = _case()
   expected = _loop(logits, labels, eps)
@@ -66,8 +66,8 @@ def test_one_device_equals_eight():
   with jax.enable_x64(True):
     logits, labels = _case()
     logits = logits.astype(np.float64)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    rows = NamedSharding(mesh, PartitionSpec("data"))
+    mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec('data'))
     sharded = identity_loss(*jax.device_put((logits, labels), rows), 0.1)
     assert_allclose(sharded, identity_loss(logits, labels, 0.1), rtol=1e-12)
 
@@ -81,5 +81,5 @@ def test_label_out_of_range_is_not_silent():
 def test_errors():
   with pytest.raises((TypeError, ValueError)):
     identity_loss(jnp.zeros((2, 3)), jnp.zeros(3, jnp.int32))
-  with pytest.raises(ValueError, match="not in"):
+  with pytest.raises(ValueError, match='not in'):
     identity_loss(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), 1.5)

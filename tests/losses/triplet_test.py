@@ -63,21 +63,21 @@ def _loop_cyclic(v, t, z, labels, margin=0.3, divisor=1):
 
 # name: (loss, number of embedding sets, plain loop)
 CASES = {
-  "batch_hard": (batch_hard_triplet, 3, _loop_batch_hard),
-  "batch_hard_margin": (
+  'batch_hard': (batch_hard_triplet, 3, _loop_batch_hard),
+  'batch_hard_margin': (
     functools.partial(batch_hard_triplet, margin=1.5),
     3,
     functools.partial(_loop_batch_hard, margin=1.5),
   ),
-  "weighted": (weighted_regularized_triplet, 1, _loop_weighted),
-  "cyclic": (cyclic_triplet, 3, _loop_cyclic),
-  "cyclic_mean": (
-    functools.partial(cyclic_triplet, reduction="mean", margin=0.7),
+  'weighted': (weighted_regularized_triplet, 1, _loop_weighted),
+  'cyclic': (cyclic_triplet, 3, _loop_cyclic),
+  'cyclic_mean': (
+    functools.partial(cyclic_triplet, reduction='mean', margin=0.7),
     3,
     functools.partial(_loop_cyclic, margin=0.7, divisor=3),
   ),
 }
-every_case = pytest.mark.parametrize("name", CASES)
+every_case = pytest.mark.parametrize('name', CASES)
 
 
 def _sets(count, seed=0, dtype=np.float32):
@@ -141,8 +141,8 @@ def test_one_device_equals_eight(name):
   with jax.enable_x64(True):
     loss, count, _ = CASES[name]
     sets = _sets(count, dtype=np.float64)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    rows = NamedSharding(mesh, PartitionSpec("data"))
+    mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec('data'))
     sharded = loss(*jax.device_put((*sets, LABELS), rows))
     assert_allclose(sharded, loss(*sets, LABELS), rtol=1e-12, atol=1e-12)
 
@@ -214,7 +214,7 @@ def test_cyclic_by_hand():
   # Row 1: (v t z) .3 + 0 - 2; (t z v) .3 + 1.5 - 5; (z v t) .3 + 1.5 - 2.5.
   loss = cyclic_triplet(v, t, z, labels)
   assert_allclose(loss, [1.3, 0], atol=1e-6)
-  mean = cyclic_triplet(v, t, z, labels, reduction="mean")
+  mean = cyclic_triplet(v, t, z, labels, reduction='mean')
   assert_allclose(mean, [1.3 / 3, 0], atol=1e-6)
   with pytest.raises(ValueError, match="'sum' or 'mean', not 'max'"):
-    cyclic_triplet(v, t, z, labels, reduction="max")
+    cyclic_triplet(v, t, z, labels, reduction='max')
