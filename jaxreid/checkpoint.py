@@ -1,0 +1,95 @@
+"""Checkpoints of the training state, written in the background.
+
+Synopsis:
+
+  with open_checkpoints(workdir, keep_best=False) as checkpoints:
+    state = restore(checkpoints, state, checkpoints.latest_step())
+    save(checkpoints, state)
+
+WORKDIR/checkpoints holds the latest step and, if the run has validation
+identities, the best one by their mAP. A save that is cut off leaves the one
+before it in place.
+"""
+
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from jaxreid.train_state import TrainState
+
+BEST_METRIC = 'validation_mAP'
+
+
+def open_checkpoints(
+  workdir: str | pathlib.Path, keep_best: bool = False
+) -> ocp.CheckpointManager:
+  """The manager of WORKDIR/checkpoints; close it, or use it in a `with`.
+
+  Args:
+    workdir: of the run.
+    keep_best: also keep the checkpoint of the highest validation mAP.
+  """
+  keep: list = [checkpoint_managers.LatestN(1)]
+  if keep_best:
+    keep.append(
+      checkpoint_managers.BestN(
+        get_metric_fn=lambda metrics: metrics.get(BEST_METRIC, float('-inf')),
+        reverse=False,
+        n=1,
+      )
+    )
+  options = ocp.CheckpointManagerOptions(
+    preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
+    best_fn=(lambda metrics: metrics.get(BEST_METRIC, float('-inf')))
+    if keep_best
+    else None,
+    best_mode='max',
+    create=True,
+  )
+  return ocp.CheckpointManager(
+    pathlib.Path(workdir).absolute() / 'checkpoints', options=options
+  )
+
+
+def save(
+  checkpoints: ocp.CheckpointManager,
+  state: TrainState,
+  metrics: Mapping[str, float] | None = None,
+):
+  """Starts saving `state` under its own step; training may go on at once."""
+  checkpoints.save(
+    int(state.step),
+    args=ocp.args.StandardSave(state),
+    metrics=dict(metrics or {}),
+    force=True,
+  )
+
+
+def restore(
+  checkpoints: ocp.CheckpointManager, state: TrainState, step: int
+) -> TrainState:
+  """The checkpoint of `step`, with the shapes and shardings of `state`.
+
+  Raises:
+    ValueError: if the checkpoint holds another model.
+  """
+  abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+  try:
+    return checkpoints.restore(step, args=ocp.args.StandardRestore(abstract))
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f'checkpoint {step} of {checkpoints.directory} does not fit this '
+      f'config: {str(error).splitlines()[0]}'
+    ) from error
+
+
+def best_step(
+  checkpoints: ocp.CheckpointManager, keep_best: bool
+) -> int | None:
+  """The step to report: the best if that is kept, else the latest."""
+  if keep_best:
+    return checkpoints.best_step()
+  return checkpoints.latest_step()

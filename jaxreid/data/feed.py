@@ -1,0 +1,136 @@
+"""How the pixels of a step reach the devices.
+
+Synopsis:
+
+  feed = open_feed(table.images, sampler, mesh, residency='auto')
+  for inputs in feed.inputs(start_step):
+    state, metrics = step(state, feed.pixels, inputs)   # calls feed.gather
+
+With 'device' the whole uint8 table lies on every device and a step receives
+row numbers; with 'host' each process gathers its slice of the batch from the
+memory map, ahead of time. Both give identical batches.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import grain.python as grain
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from jaxreid import sharding
+from jaxreid.data.sampler import IdentitySampler
+
+MODALITIES = ('visible', 'infrared')
+# 'auto' puts the table on the devices if it takes at most this share of one.
+DEVICE_SHARE = 0.3
+
+
+class Feed(NamedTuple):
+  """A source of raw batches.
+
+  Attributes:
+    pixels: the table on the devices, or None if the pixels come with `inputs`.
+    inputs: first step -> endless iterator of what each step receives.
+    gather: (pixels, inputs) -> the raw batch; called inside the jitted step.
+  """
+
+  pixels: Array | None
+  inputs: Callable[[int], Iterator[dict[str, Array]]]
+  gather: Callable[[Array | None, dict[str, Array]], dict[str, Array]]
+
+
+def open_feed(
+  images: np.ndarray,
+  sampler: IdentitySampler,
+  mesh: Mesh,
+  residency: str = 'auto',
+) -> Feed:
+  """A feed over the table `images`, uint8 [N, H, W, 3].
+
+  Args:
+    images: memory-mapped or in memory.
+    sampler: gives the rows of a step.
+    mesh: the devices; their number must divide the batch.
+    residency: 'device', 'host' or 'auto' (device if the table takes at most
+      30 % of one accelerator's memory; always host on CPU).
+
+  Raises:
+    ValueError: on another residency, or a batch the devices cannot share.
+  """
+  sharding.check_divisible(sampler.batch_size, mesh)
+  if residency == 'auto':
+    residency = 'device' if _fits(images.nbytes) else 'host'
+  if residency == 'device':
+    return _device_feed(images, sampler, mesh)
+  if residency == 'host':
+    return _host_feed(images, sampler, mesh)
+  raise ValueError(
+    f"dataset.residency must be 'auto', 'device' or 'host', not {residency!r}"
+  )
+
+
+def _device_feed(
+  images: np.ndarray, sampler: IdentitySampler, mesh: Mesh
+) -> Feed:
+  place = sharding.replicated(mesh)
+  pixels = jax.make_array_from_process_local_data(place, np.asarray(images))
+
+  def gather(pixels, inputs):
+    batch = {name: pixels[inputs[name]] for name in MODALITIES}
+    return {**batch, 'label': inputs['label']}
+
+  return Feed(pixels, _iterate(sampler, mesh, lambda rows: rows), gather)
+
+
+def _host_feed(
+  images: np.ndarray, sampler: IdentitySampler, mesh: Mesh
+) -> Feed:
+  def fetch(rows):
+    batch = {name: images[rows[name]] for name in MODALITIES}
+    return {**batch, 'label': rows['label']}
+
+  return Feed(
+    None, _iterate(sampler, mesh, fetch), lambda pixels, inputs: inputs
+  )
+
+
+def _iterate(
+  sampler: IdentitySampler,
+  mesh: Mesh,
+  fetch: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
+) -> Callable[[int], Iterator[dict[str, Array]]]:
+  """Steps from a given one on, fetched ahead by two threads."""
+  place = sharding.batch_sharding(mesh)
+
+  def local(step: int) -> dict[str, np.ndarray]:
+    mine = _process_slice(sampler.batch_size)
+    return fetch({name: rows[mine] for name, rows in sampler[step].items()})
+
+  def inputs(start_step: int) -> Iterator[dict[str, Array]]:
+    steps = grain.MapDataset.range(start_step, np.iinfo(np.int32).max)
+    prefetched = steps.map(local).to_iter_dataset(
+      grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    )
+    for arrays in prefetched:
+      yield {
+        name: jax.make_array_from_process_local_data(place, array)
+        for name, array in arrays.items()
+      }
+
+  return inputs
+
+
+def _process_slice(batch_size: int) -> slice:
+  each = batch_size // jax.process_count()
+  return slice(jax.process_index() * each, (jax.process_index() + 1) * each)
+
+
+def _fits(table_bytes: int) -> bool:
+  device: Any = jax.local_devices()[0]
+  if device.platform == 'cpu':
+    return False
+  limit = (device.memory_stats() or {}).get('bytes_limit', 0)
+  return table_bytes <= DEVICE_SHARE * limit

@@ -1,0 +1,193 @@
+"""A prepared dataset as one memory-mapped table of decoded pixels.
+
+Synopsis:
+
+  train = open_table('synthetic_reid', 'small', 'train', (96, 48))
+  train.images[rows]              # uint8 [n, 96, 48, 3]
+  train.records.identity[rows]    # int64 [n]
+
+Each image is decoded and resized (antialiased) once, with a progress bar,
+into a file beside the dataset; the next start maps that file. Needs no
+TensorFlow.
+"""
+
+import concurrent.futures
+import io
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import tqdm
+from PIL import Image
+
+# The values of the records' `modality`.
+VISIBLE, INFRARED = 0, 1
+# Rendered sets are made on first use; the others need files only a user has.
+RENDERED = ('synthetic_reid',)
+
+
+class Records(NamedTuple):
+  """The labels of a table's rows, one int64 array [N] each.
+
+  Attributes:
+    identity: the dataset's number of the person.
+    camera: 1-based.
+    location: cameras of one location share it.
+    modality: VISIBLE or INFRARED.
+    frame: orders the images of an identity in a camera.
+  """
+
+  identity: np.ndarray
+  camera: np.ndarray
+  location: np.ndarray
+  modality: np.ndarray
+  frame: np.ndarray
+
+
+class Table(NamedTuple):
+  """Decoded pixels and their labels.
+
+  Attributes:
+    images: uint8 [N, H, W, 3], memory-mapped.
+    records: labels of the N rows.
+    fingerprint: hash of the dataset's pixels, as the prepare command wrote it.
+  """
+
+  images: np.ndarray
+  records: Records
+  fingerprint: str
+
+
+def open_table(
+  name: str,
+  config: str,
+  split: str,
+  image_size: tuple[int, int],
+  data_dir: str | None = None,
+) -> Table:
+  """Opens a split, preparing (if rendered) and decoding it where necessary.
+
+  Args:
+    name: of the dataset, e.g. 'synthetic_reid'.
+    config: of its builder, e.g. 'small'; '' if it has none.
+    split: 'train' or 'test'.
+    image_size: (height, width) of the table.
+    data_dir: where datasets live; TFDS's default if None or ''.
+
+  Raises:
+    ValueError: if there is no such dataset or config, it is not prepared, or
+      images cannot be decoded; the sentence says what to do.
+  """
+  from tfds_builders import prepare  # lazily: only the host that reads needs it
+
+  folder = prepare.find(name, data_dir, config)
+  if folder is None:
+    if name not in RENDERED:
+      raise ValueError(
+        f'dataset {name} is not prepared in '
+        f'{prepare.default_data_dir(data_dir)}; prepare it with '
+        f'`python -m tfds_builders.prepare {name}`'
+      )
+    folder = prepare.prepare(name, data_dir, config)
+  stem = _decoded(folder, split, image_size)
+  labels = np.load(stem.with_suffix('.records.npy'))
+  return Table(
+    np.load(stem.with_suffix('.pixels.npy'), mmap_mode='r'),
+    Records(*labels),
+    prepare.read_fingerprint(folder)['sha256'],
+  )
+
+
+def _decoded(
+  folder: pathlib.Path, split: str, image_size: tuple[int, int]
+) -> pathlib.Path:
+  """The stem of the decoded files of a split; decodes if they are missing."""
+  height, width = image_size
+  stem = folder / 'decoded' / f'{split}_{height}x{width}'
+  pixels = stem.with_suffix('.pixels.npy')
+  if pixels.exists():
+    return stem
+  stem.parent.mkdir(exist_ok=True)
+  source = _data_source(folder, split)
+  part = stem.with_suffix(f'.{os.getpid()}.part')
+  try:
+    labels = _decode_all(source, part, image_size, f'decode {split}')
+    # The pixels come last: where they exist, everything does.
+    _save_labels(stem.with_suffix('.records.npy'), labels)
+    os.replace(part, pixels)
+  finally:
+    part.unlink(missing_ok=True)
+  return stem
+
+
+def _data_source(folder: pathlib.Path, split: str) -> Any:
+  import tensorflow_datasets as tfds
+
+  builder = tfds.builder_from_directory(folder)
+  if split not in builder.info.splits:
+    raise ValueError(
+      f'{folder} has the splits {sorted(builder.info.splits)}, not {split!r}'
+    )
+  return builder.as_data_source(
+    split, decoders={'image': tfds.decode.SkipDecoding()}
+  )
+
+
+def _decode_all(
+  source: Any, part: pathlib.Path, image_size: tuple[int, int], title: str
+) -> np.ndarray:
+  """Writes every image to `part`; returns the labels, int64 [5, N]."""
+  pixels = np.lib.format.open_memmap(
+    part, 'w+', np.uint8, (len(source), *image_size, 3)
+  )
+  labels = np.zeros((len(Records._fields), len(source)), np.int64)
+  failures: list[str] = []
+
+  def decode(row: int):
+    record = source[row]
+    labels[:, row] = [record[field] for field in Records._fields]
+    try:
+      pixels[row] = decode_image(record['image'], image_size)
+    except (OSError, ValueError, SyntaxError) as error:
+      failures.append(f'row {row} ({_describe(record)}): {error}')
+
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    decoded = pool.map(decode, range(len(source)))
+    for _ in tqdm.tqdm(
+      decoded, title, len(source), unit='image', mininterval=1.0
+    ):
+      pass
+  if failures:
+    raise ValueError(
+      f'{len(failures)} images of {part.parent.parent} cannot be decoded; '
+      'prepare the dataset again:\n' + '\n'.join(sorted(failures))
+    )
+  pixels.flush()
+  return labels
+
+
+def decode_image(data: bytes, image_size: tuple[int, int]) -> np.ndarray:
+  """JPEG or PNG bytes -> uint8 [H, W, 3], resized with antialiasing.
+
+  Raises:
+    OSError: if the bytes are no complete image.
+  """
+  height, width = image_size
+  with Image.open(io.BytesIO(data)) as image:
+    rgb = image.convert('RGB')
+  if rgb.size != (width, height):
+    rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
+  return np.asarray(rgb)
+
+
+def _describe(record: Any) -> str:
+  return ', '.join(
+    f'{name} {record[name]}' for name in ('identity', 'camera', 'frame')
+  )
+
+
+def _save_labels(path: pathlib.Path, labels: np.ndarray):
+  part = path.with_suffix(f'.{os.getpid()}.part.npy')
+  np.save(part, labels)
+  os.replace(part, path)

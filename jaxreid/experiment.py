@@ -1,0 +1,249 @@
+"""From a config to methods, optimizers and data: the one assembly room.
+
+Synopsis:
+
+  setup = build(config)
+  state = setup.init()
+  state, metrics = setup.step(state, setup.feed.pixels, inputs, setup.key)
+
+Every name in a config becomes an object here and nowhere else. All that a
+config or the data can get wrong raises ValueError before the first step.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from jaxreid import optim, sharding, train_state, train_step
+from jaxreid.data.feed import Feed, open_feed
+from jaxreid.data.sampler import IdentitySampler
+from jaxreid.data.source import Records, Table, open_table
+from jaxreid.method import Key, Method
+from jaxreid.methods import baseline, lupi
+from jaxreid.models import pretrained, resnet
+from jaxreid.train_state import TrainState
+
+METHODS = {'baseline': baseline.baseline, 'lupi': lupi.lupi}
+
+
+class Setup(NamedTuple):
+  """What a run is made of.
+
+  Attributes:
+    method: the method.
+    mesh: the devices.
+    train: the training table.
+    sampler: the rows of each step.
+    feed: the pixels of each step.
+    total_steps: of the whole schedule.
+    key: of the run; steps fold their number into it.
+    init: () -> the state before the first step, on the devices.
+    step: (state, feed.pixels, inputs, key) -> (state, metrics); jitted, the
+      state is donated.
+  """
+
+  method: Method
+  mesh: Mesh
+  train: Table
+  sampler: IdentitySampler
+  feed: Feed
+  total_steps: int
+  key: Key
+  init: Callable[[], TrainState]
+  step: Callable[..., tuple[TrainState, dict[str, Array]]]
+
+
+def build(config: ml_collections.ConfigDict) -> Setup:
+  """Assembles a run; prepares or decodes the dataset where necessary.
+
+  Raises:
+    ValueError: whatever the config or the data gets wrong, in a sentence.
+  """
+  mesh = sharding.make_mesh()
+  sharding.check_divisible(
+    config.batch.identities * config.batch.images_per_identity, mesh
+  )
+  make_method(config, 2)  # complains of options before data is touched
+  train = open_split(config, 'train')
+  sampler = make_sampler(config, train.records)
+  method = make_method(config, sampler.num_classes)
+  optimizers = make_optimizers(config, method, sampler.steps_per_epoch)
+  feed = open_feed(train.images, sampler, mesh, config.dataset.residency)
+  key = jax.random.key(config.seed)
+  return Setup(
+    method=method,
+    mesh=mesh,
+    train=train,
+    sampler=sampler,
+    feed=feed,
+    total_steps=optim.total_steps(_plan(config), sampler.steps_per_epoch),
+    key=jax.device_put(key, sharding.replicated(mesh)),
+    init=functools.partial(_init, config, method, optimizers, mesh, sampler),
+    step=_jit_step(method, optimizers, feed, mesh),
+  )
+
+
+def make_method(config: ml_collections.ConfigDict, num_classes: int) -> Method:
+  """The method of `config.method` on the backbone of `config.backbone`.
+
+  Raises:
+    ValueError: on an unknown method, option or backbone.
+  """
+  options = config.method.to_dict()
+  name = options.pop('name')
+  if name not in METHODS:
+    raise ValueError(
+      f'unknown method.name {name!r}; there are: ' + ', '.join(METHODS)
+    )
+  backbone = config.backbone.to_dict()
+  del backbone['pretrained']
+  dtype = backbone.pop('dtype')
+  if dtype not in ('float32', 'bfloat16'):
+    raise ValueError(
+      f"backbone.dtype must be 'float32' or 'bfloat16', not {dtype!r}"
+    )
+  stages = resnet.resnet_stages(**backbone, dtype=jnp.dtype(dtype))
+  try:
+    return METHODS[name](num_classes, stages, **options)
+  except TypeError as error:
+    raise ValueError(f'config.method: {error}') from error
+
+
+def make_optimizers(
+  config: ml_collections.ConfigDict, method: Method, steps_per_epoch: int
+) -> dict[str, optax.GradientTransformation]:
+  """One optimizer per player that has a loss.
+
+  Raises:
+    ValueError: on an unknown optimizer or an empty schedule.
+  """
+  options = config.optimizer.to_dict()
+  name = options.pop('name')
+  makers = {'sgd': optim.sgd, 'adam': optim.adam}
+  if name not in makers:
+    raise ValueError(
+      f'unknown optimizer.name {name!r}; there are: ' + ', '.join(makers)
+    )
+  rate = optim.schedule(_plan(config), steps_per_epoch)
+  return {player: makers[name](rate, **options) for player in method.losses}
+
+
+def open_split(config: ml_collections.ConfigDict, split: str) -> Table:
+  """The decoded table of a split of `config.dataset`."""
+  dataset = config.dataset
+  return open_table(
+    dataset.name,
+    dataset.config,
+    split,
+    tuple(dataset.image_size),
+    dataset.data_dir or None,
+  )
+
+
+def make_sampler(
+  config: ml_collections.ConfigDict, records: Records
+) -> IdentitySampler:
+  """The sampler, with `dataset.validation_identities` held out."""
+  return IdentitySampler(
+    records,
+    config.batch.identities,
+    config.batch.images_per_identity,
+    config.seed,
+    held_out(config, records),
+  )
+
+
+def held_out(
+  config: ml_collections.ConfigDict, records: Records
+) -> tuple[int, ...]:
+  """The validation identities: drawn once, by the seed of the run.
+
+  Raises:
+    ValueError: if too few would be left to train on.
+  """
+  count = config.dataset.validation_identities
+  identities = np.unique(records.identity)
+  if not 0 <= count <= len(identities) - config.batch.identities:
+    raise ValueError(
+      f'dataset.validation_identities={count} leaves fewer than '
+      f'batch.identities={config.batch.identities} of the '
+      f'{len(identities)} identities to train on'
+    )
+  rng = np.random.default_rng(config.seed)
+  drawn = rng.choice(identities, count, replace=False)
+  return tuple(sorted(drawn.tolist()))
+
+
+def _plan(config: ml_collections.ConfigDict) -> optim.Schedule:
+  return optim.Schedule(**config.schedule.to_dict())
+
+
+def _init(
+  config: ml_collections.ConfigDict,
+  method: Method,
+  optimizers: dict[str, optax.GradientTransformation],
+  mesh: Mesh,
+  sampler: IdentitySampler,
+) -> TrainState:
+  """The first state, replicated; with pretrained stages where given."""
+  shape = (2, *config.dataset.image_size, 3)
+  batch = {
+    'visible': jnp.zeros(shape, jnp.uint8),
+    'infrared': jnp.zeros(shape, jnp.uint8),
+    'label': jnp.arange(2, dtype=jnp.int32),
+  }
+  create = functools.partial(train_state.create, method, optimizers)
+  # A stream of its own: steps fold their number into the run's key.
+  init_key = jax.random.key(config.seed + (1 << 20))
+  place = sharding.replicated(mesh)
+  state = jax.jit(create, out_shardings=place)(init_key, batch)
+  if not config.backbone.pretrained:
+    return state
+  return _fill(config, state, place)
+
+
+def _fill(
+  config: ml_collections.ConfigDict, state: TrainState, place: Any
+) -> TrainState:
+  """`state` with its backbone's stages from `config.backbone.pretrained`."""
+  weights = pretrained.convert(
+    pretrained.load(config.backbone.pretrained), config.backbone.name
+  )
+  player = baseline.PLAYER
+  filled = pretrained.fill_stages(
+    {
+      'params': state.params[player],
+      'batch_stats': state.model_state[player],
+    },
+    weights,
+  )
+  return jax.device_put(
+    state.replace(
+      params={**state.params, player: filled['params']},
+      model_state={**state.model_state, player: filled['batch_stats']},
+    ),
+    place,
+  )
+
+
+def _jit_step(
+  method: Method,
+  optimizers: dict[str, optax.GradientTransformation],
+  feed: Feed,
+  mesh: Mesh,
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+  move = train_step.make_train_step(method, optimizers)
+  place = sharding.replicated(mesh)
+
+  def step(state, pixels, inputs, key):
+    return move(state, feed.gather(pixels, inputs), key)
+
+  return jax.jit(step, donate_argnums=0, out_shardings=(place, place))

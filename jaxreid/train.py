@@ -1,0 +1,307 @@
+"""A run from start to results: restore, step, log, save, evaluate.
+
+Synopsis:
+
+  run = open_run(config, workdir)   # everything that can be wrong, is found
+  train(run)
+  evaluate(run)
+
+WORKDIR holds config.json, metrics.jsonl, tensorboard/, checkpoints/ and, at
+the end, results.json and results.md. The same command after a kill goes on
+from the last checkpoint and ends with the same bits.
+"""
+
+import json
+import pathlib
+import signal
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+from clu import parameter_overview, profiler
+from jaxtyping import Array
+
+from jaxreid import checkpoint, experiment, results
+from jaxreid.data.source import Table
+from jaxreid.evaluation.protocols import Protocol, standard_protocols
+from jaxreid.experiment import Setup
+from jaxreid.metric_writer import MetricWriter, ProgressLine
+from jaxreid.train_state import TrainState
+
+
+class RunError(RuntimeError):
+  """A run cannot go on; the message says why and what to do."""
+
+
+class NonFiniteLossError(RunError):
+  """The loss became infinite or not a number; the message says where."""
+
+
+class Run(NamedTuple):
+  """A run that is ready to go.
+
+  Attributes:
+    config: as given.
+    workdir: an existing folder.
+    setup: the assembled experiment.
+    test: the test table.
+    protocols: the searches on it that the results report.
+  """
+
+  config: ml_collections.ConfigDict
+  workdir: pathlib.Path
+  setup: Setup
+  test: Table
+  protocols: list[Protocol]
+
+
+def open_run(
+  config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+) -> Run:
+  """Checks the config, the data and the workdir, and assembles the run.
+
+  Raises:
+    ValueError: if the config, the data or the workdir does not fit.
+    OSError: if the workdir cannot be written.
+  """
+  workdir = pathlib.Path(workdir).expanduser().absolute()
+  workdir.mkdir(parents=True, exist_ok=True)
+  _check_same_config(config, workdir / 'config.json')
+  setup = experiment.build(config)
+  test = experiment.open_split(config, 'test')
+  protocols = standard_protocols(test.records)
+  (workdir / 'config.json').write_text(_to_json(config))
+  return Run(config, workdir, setup, test, protocols)
+
+
+def train(run: Run) -> TrainState:
+  """Trains to the end of the schedule, from the last checkpoint if any.
+
+  On SIGTERM the state is saved and the process exits with status 0.
+
+  Raises:
+    NonFiniteLossError: naming the step, the metrics and the last checkpoint.
+  """
+  keep_best = bool(run.config.dataset.validation_identities)
+  with checkpoint.open_checkpoints(run.workdir, keep_best) as checkpoints:
+    state = _restore(run, checkpoints, checkpoints.latest_step())
+    start = int(state.step)
+    if start:
+      logging.info('going on from the checkpoint of step %d', start)
+    else:
+      _write_overview(state, run.workdir)
+    with (
+      MetricWriter(run.workdir, restored_step=start) as writer,
+      _Terminated() as terminated,
+    ):
+      state = _loop(run, state, checkpoints, writer, terminated)
+    checkpoints.wait_until_finished()
+    if terminated:
+      print(
+        f'saved step {int(state.step)} on SIGTERM; the same command goes on '
+        'from there',
+        flush=True,
+      )
+      raise SystemExit(0)
+  return state
+
+
+def evaluate(run: Run) -> dict[str, Any]:
+  """Evaluates the workdir's checkpoint on the test split; writes the results.
+
+  The best checkpoint if the run held out validation identities, else the last.
+
+  Returns:
+    What results.json holds.
+
+  Raises:
+    RunError: if there is no checkpoint, or one of another model.
+  """
+  keep_best = bool(run.config.dataset.validation_identities)
+  with checkpoint.open_checkpoints(run.workdir, keep_best) as checkpoints:
+    step = checkpoint.best_step(checkpoints, keep_best)
+    if step is None:
+      raise RunError(
+        f'{run.workdir} has no checkpoint to evaluate; train there first'
+      )
+    state = _restore(run, checkpoints, step)
+  report = results.evaluate_test(
+    run.config, run.setup, run.test, run.protocols, state
+  )
+  report['checkpoint'] = {'step': step, 'which': 'best' if keep_best else 'last'}
+  results.write(run.workdir, report)
+  return report
+
+
+def _restore(run: Run, checkpoints: Any, step: int | None) -> TrainState:
+  """The checkpoint of `step`; the state before the first step if None."""
+  state = run.setup.init()
+  if step is None:
+    return state
+  try:
+    return checkpoint.restore(checkpoints, state, step)
+  except ValueError as error:
+    raise RunError(str(error)) from error
+
+
+def _loop(
+  run: Run,
+  state: TrainState,
+  checkpoints: Any,
+  writer: MetricWriter,
+  terminated: '_Terminated',
+) -> TrainState:
+  config, setup = run.config, run.setup
+  start, total = int(state.step), setup.total_steps
+  images = setup.sampler.batch_size * 2
+  progress = ProgressLine(total, images, start)
+  unread: dict[int, Mapping[str, Array]] = {}
+  if start == total == 0:
+    checkpoint.save(checkpoints, state)
+  for step, inputs in zip(
+    range(start + 1, total + 1), setup.feed.inputs(start), strict=False
+  ):
+    _profile(run, step - start)
+    state, unread[step] = setup.step(
+      state, setup.feed.pixels, inputs, setup.key
+    )
+    last = step == total or bool(terminated)
+    saves = last or step % config.checkpoint_every == 0
+    logs = step == start + 1 or step % config.log_every == 0 or last
+    if not (logs or saves):
+      continue
+    values = _read(unread, checkpoints)
+    if step % config.log_every == 0 or step in (1, total):
+      writer.write(step, values)
+    progress(step, values)
+    if saves:
+      metrics = {} if terminated else _validate(run, state, step, writer)
+      checkpoint.save(checkpoints, state, metrics)
+    if terminated:
+      break
+  progress.close()
+  return state
+
+
+def _read(
+  unread: dict[int, Mapping[str, Array]], checkpoints: Any
+) -> dict[str, float]:
+  """The last step's metrics, after checking that every step's are finite."""
+  for step, metrics in jax.device_get(unread).items():
+    values = {name: float(value) for name, value in metrics.items()}
+    if not all(np.isfinite(value) for value in values.values()):
+      checkpoints.wait_until_finished()
+      good = checkpoints.latest_step()
+      raise NonFiniteLossError(
+        f'step {step} is not finite: {_format(values)}; the last good '
+        + (
+          f'checkpoint is {checkpoints.directory / str(good)}'
+          if good is not None
+          else 'state is the start, no checkpoint was saved yet'
+        )
+        + '; a lower schedule.base_rate or a longer warm-up may help'
+      )
+  unread.clear()
+  return values
+
+
+def _validate(
+  run: Run, state: TrainState, step: int, writer: MetricWriter
+) -> dict[str, float]:
+  """Metrics that the checkpoint is judged by; {} without held-out people."""
+  if not run.config.dataset.validation_identities:
+    return {}
+  metrics = results.evaluate_validation(run.config, run.setup, state)
+  writer.write(step, metrics)
+  return metrics
+
+
+class _Terminated:
+  """True once the process was asked to end by SIGTERM."""
+
+  def __init__(self):
+    self._asked = False
+    self._before: Any = None
+
+  def __enter__(self) -> '_Terminated':
+    self._before = signal.signal(signal.SIGTERM, self._handle)
+    return self
+
+  def __exit__(self, *error):
+    signal.signal(signal.SIGTERM, self._before)
+
+  def __bool__(self) -> bool:
+    return self._asked
+
+  def _handle(self, signum, frame):
+    del signum, frame
+    self._asked = True
+
+
+def _profile(run: Run, steps_done: int):
+  """Profiles `profile_steps` steps into WORKDIR/tensorboard, after ten."""
+  if not run.config.profile_steps:
+    return
+  if steps_done == 10:
+    profiler.start(str(run.workdir / 'tensorboard'))
+  elif steps_done == 10 + run.config.profile_steps:
+    profiler.stop()
+
+
+def _write_overview(state: TrainState, workdir: pathlib.Path):
+  overview = parameter_overview.get_parameter_overview(
+    state.params, include_stats=False
+  )
+  (workdir / 'parameters.txt').write_text(overview + '\n')
+
+
+def _format(values: Mapping[str, float]) -> str:
+  return ', '.join(f'{name} {value:.4g}' for name, value in values.items())
+
+
+def _to_json(config: ml_collections.ConfigDict) -> str:
+  return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
+
+
+def _check_same_config(
+  config: ml_collections.ConfigDict, saved: pathlib.Path
+):
+  """Raises ValueError if the workdir belongs to a run of another config."""
+  if not saved.exists():
+    return
+  old = _flatten(json.loads(saved.read_text()))
+  new = _flatten(json.loads(_to_json(config)))
+  different = sorted(
+    name
+    for name in old.keys() | new.keys()
+    if old.get(name) != new.get(name) and name not in FREE_TO_CHANGE
+  )
+  if different:
+    changes = ', '.join(
+      f'{name} {old.get(name)!r} -> {new.get(name)!r}' for name in different
+    )
+    raise ValueError(
+      f'{saved.parent} holds a run of another config ({changes}); give another '
+      '--workdir, or the same config to go on'
+    )
+
+
+# Fields that may differ between starts of one run: they change no result.
+FREE_TO_CHANGE = (
+  'dataset.data_dir',
+  'evaluation.batch_size',
+  'profile_steps',
+)
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  flat: dict[str, Any] = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      flat.update(_flatten(value, f'{prefix}{name}.'))
+    else:
+      flat[prefix + name] = value
+  return flat
