@@ -137,7 +137,7 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
 
 def _remove_leftovers(folder: pathlib.Path):
   # Under the lock nobody builds, so whatever is unfinished is dead.
-  for leftover in folder.parent.glob(f'{folder.name}.incomplete*'):
+  for leftover in folder.parent.glob(f'incomplete.*_{folder.name}'):
     shutil.rmtree(leftover)
   if folder.exists():
     shutil.rmtree(folder)

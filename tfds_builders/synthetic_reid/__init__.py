@@ -1,0 +1,1 @@
+"""A rendered miniature of visible-infrared person re-identification."""

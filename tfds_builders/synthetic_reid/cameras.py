@@ -35,7 +35,8 @@ class Camera:
     noise: standard deviation of the noise in gray levels.
     quality: JPEG quality.
     pitch: how far it looks down, in radians.
-    vignette: darkening of the corners of its light, 0 none.
+    vignette: darkening of the corners of an infrared lamp's light.
+    lamp: side that the light comes from, -1 left to 1 right.
   """
 
   number: int
@@ -51,6 +52,7 @@ class Camera:
   quality: int
   pitch: float
   vignette: float
+  lamp: float
 
 
 _LOW, _HIGH = DIFFICULTY.camera_gain
@@ -64,17 +66,17 @@ CAMERAS = {
   camera.number: camera
   for camera in (
     Camera(1, 'visible', 1, _gain(0.55), 0.7, -0.2, 0.95, 0.02, 0.5, 5.0, 82,
-           0.16, 0.10),
-    Camera(2, 'visible', 2, _gain(0.15), -0.3, 0.7, 1.05, 0.00, 0.7, 8.0, 76,
-           0.24, 0.15),
-    Camera(3, 'infrared', 2, 1.10, 0.0, 0.0, 0.90, 0.04, 0.6, 9.0, 78,
-           0.24, 0.75),
+           0.16, 0.0, -0.7),
+    Camera(2, 'visible', 2, _gain(0.15), -0.3, 0.4, 1.00, 0.00, 0.7, 8.0, 76,
+           0.24, 0.0, 0.5),
+    Camera(3, 'infrared', 2, 1.15, 0.0, 0.0, 0.75, 0.04, 0.6, 9.0, 78,
+           0.24, 0.60, 0.0),
     Camera(4, 'visible', 4, _gain(0.75), -0.8, 0.0, 1.00, 0.06, 0.9, 6.0, 72,
-           0.10, 0.10),
-    Camera(5, 'visible', 5, _gain(1.0), 0.2, -0.6, 1.12, 0.00, 0.6, 4.0, 80,
-           0.08, 0.05),
-    Camera(6, 'infrared', 6, 0.95, 0.0, 0.0, 1.00, 0.02, 0.9, 12.0, 72,
-           0.14, 0.95),
+           0.10, 0.0, 0.9),
+    Camera(5, 'visible', 5, _gain(1.0), 0.2, -0.5, 1.10, 0.00, 0.6, 4.0, 80,
+           0.08, 0.0, -0.9),
+    Camera(6, 'infrared', 6, 1.10, 0.0, 0.0, 0.85, 0.02, 0.9, 12.0, 72,
+           0.14, 0.90, 0.0),
   )
 }  # fmt: skip
 

@@ -35,10 +35,8 @@ class Part(enum.IntEnum):
   STRAP = 9
   FACE = 10
   SOCKS = 11
-  SOLE = 12
   SHADOW = 13
   OBSTACLE = 14
-  OBSTACLE_EDGE = 15
 
 
 _TURN = [
@@ -50,10 +48,12 @@ class Canvas:
   """Labels and light of one picture, painted from back to front.
 
   `tone` is the brightness of a part's middle, `edge` that of its outline
-  relative to it: bodies are round.
+  relative to it: bodies are round. `lamp` in -1..1 is the side that the light
+  comes from.
   """
 
-  def __init__(self):
+  def __init__(self, lamp: float = 0.0):
+    self._shift = 0.3 * lamp
     self.labels = Image.new('L', (WIDTH, HEIGHT), int(Part.BACKGROUND))
     self.light = Image.new('L', (WIDTH // 2, HEIGHT // 2), 255)
     self._label = ImageDraw.Draw(self.labels)
@@ -84,7 +84,9 @@ class Canvas:
   ):
     """Paints a tapered limb with round ends."""
     outline = _capsule(start, end, radius, end_radius)
-    core = _capsule(start, end, 0.55 * radius, 0.55 * end_radius)
+    dx = self._shift * radius
+    lit = ((start[0] + dx, start[1]), (end[0] + dx, end[1]))
+    core = _capsule(*lit, 0.55 * radius, 0.55 * end_radius)
     self.polygon(part, outline, tone, core=core)
 
   def ellipse(
@@ -96,12 +98,14 @@ class Canvas:
     for share, light in ((1.0, 0.75 * tone), (0.65, tone)):
       box = (x - rx * share, y - ry * share, x + rx * share, y + ry * share)
       self._light.ellipse([v / 2 for v in box], fill=int(255 * light))
+      x += self._shift * rx
 
   def column(
     self, part: Part, rows: Sequence[tuple[float, float, float]], tone: float
   ):
     """Paints a trunk-like shape from (row, centre, half-width) downwards."""
-    self.polygon(part, _sides(rows, 1.0), tone, core=_sides(rows, 0.55))
+    lit = [(y, c + self._shift * w, w) for y, c, w in rows]
+    self.polygon(part, _sides(rows, 1.0), tone, core=_sides(lit, 0.55))
 
 
 def _halved(points: Sequence[Pixel]) -> list[Pixel]:

@@ -13,9 +13,11 @@ SLEEVES = {'tank': 0.12, 't-shirt': 0.45, 'three-quarter': 0.72}
 DEPTH = 0.62  # of a trunk, relative to its width
 
 
-def draw_figure(person: Identity, pose: Pose, view: View) -> Canvas:
-  """Returns a canvas with the person and the shadow at the feet."""
-  canvas = Canvas()
+def draw_figure(
+  person: Identity, pose: Pose, view: View, lamp: float = 0.0
+) -> Canvas:
+  """Returns a canvas with the person, lit from a side, and its shadow."""
+  canvas = Canvas(lamp)
   cos, sin = math.cos(view.yaw), math.sin(view.yaw)
   near, far = (pose.left, pose.right) if sin < 0 else (pose.right, pose.left)
   _shadow(canvas, view)
@@ -97,8 +99,8 @@ def _trunk(canvas: Canvas, person: Identity, pose: Pose, view: View):
   hem = hy + (0.02 + 0.025 * person.upper.length) * s
   rows = [
     (cy - 0.030 * s, cx, 0.032 * s),
-    (cy - 0.008 * s, cx, shoulder * 0.92),
-    (cy + 0.030 * s, cx, shoulder + loose),
+    (cy - 0.008 * s, cx, shoulder * 0.78),
+    (cy + 0.018 * s, cx, shoulder + 0.5 * loose),
     (cy + 0.110 * s, cx + belly_shift / 2, chest + loose),
     (hy - 0.080 * s, hx + belly_shift, waist + loose),
     (hem, hx, hips + loose),
@@ -113,8 +115,11 @@ def _skirt(canvas, person: Identity, view: View, hx, hy, hips: float):
   long = 0.30 if lower.kind == 'dress' else 0.17
   hem = hy + (long + 0.06 * lower.length) * s
   flare = hips + (0.015 + 0.055 * lower.looseness) * s
-  rows = [(hy - 0.05 * s, hx, hips * 0.95), (hy + 0.03 * s, hx, hips * 1.06),
-          (hem, hx, flare)]  # fmt: skip
+  rows = [
+    (hy - 0.05 * s, hx, hips * 0.95),
+    (hy + 0.03 * s, hx, hips * 1.06),
+    (hem, hx, flare),
+  ]
   canvas.column(Part.LOWER, rows, 0.98)
 
 
@@ -143,7 +148,7 @@ def _arm(canvas: Canvas, person: Identity, side: Side, view: View, tone: float):
   s, limb = view.scale, person.body.limb
   points = [view.project(p) for p in (side.shoulder, side.elbow, side.hand)]
   shoulder, elbow, hand = points
-  r0, r1, r2 = (r * limb * s for r in (0.033, 0.026, 0.019))
+  r0, r1, r2 = (r * limb * s for r in (0.028, 0.025, 0.019))
   canvas.limb(Part.SKIN, shoulder, elbow, r0, r1, tone)
   canvas.limb(Part.SKIN, elbow, hand, r1, r2, tone)
   canvas.limb(Part.SKIN, hand, _between(elbow, hand, 1.13), r2, r2, tone)
@@ -152,8 +157,14 @@ def _arm(canvas: Canvas, person: Identity, side: Side, view: View, tone: float):
   part = Part.COAT if coated else Part.UPPER
   reach = 0.97 if coated else SLEEVES.get(garment.kind, 0.95)
   wide = (0.003 + 0.010 * garment.looseness) * s
-  canvas.limb(part, shoulder, _between(shoulder, elbow, min(1.0, 2 * reach)),
-              r0 + wide, r1 + wide, tone)  # fmt: skip
+  canvas.limb(
+    part,
+    shoulder,
+    _between(shoulder, elbow, min(1.0, 2 * reach)),
+    r0 + wide,
+    r1 + wide,
+    tone,
+  )
   if reach > 0.5:
     end = _between(elbow, hand, 2 * reach - 1)
     canvas.limb(part, elbow, end, r1 + wide, r2 + wide, tone)
@@ -165,13 +176,10 @@ def _head(canvas: Canvas, person: Identity, pose: Pose, view: View):
   cos, sin = math.cos(view.yaw), math.sin(view.yaw)
   rx, ry = 0.047 * s * (1 + 0.10 * abs(sin)), 0.064 * s
   kind = person.hair_kind
-  cover = 1.0 if kind == 'shaved' else 1.10
   canvas.ellipse(Part.SKIN, (x, y), rx, ry)
-  if kind == 'shaved':
-    canvas.ellipse(Part.SKIN, (x, y), rx * cover, ry)
-  else:
-    canvas.ellipse(Part.HAIR, (x - 0.008 * s * sin, y - 0.012 * s),
-                   rx * cover, ry * 0.95)  # fmt: skip
+  if kind != 'shaved':
+    crown = (x - 0.008 * s * sin, y - 0.012 * s)
+    canvas.ellipse(Part.HAIR, crown, rx * 1.10, ry * 0.95)
   if cos > -0.45:
     face = rx * max(0.42, 0.55 + 0.36 * cos)
     low = 0.016 * s
@@ -196,8 +204,11 @@ def _hat(canvas, person: Identity, x, y, s, sin, cos):
     return
   top, band = y - 0.074 * s, y - 0.022 * s
   half = 0.055 * s
-  rows = [(top, x, half * 0.55), (top + 0.016 * s, x, half * 0.9),
-          (band, x, half)]  # fmt: skip
+  rows = [
+    (top, x, half * 0.55),
+    (top + 0.016 * s, x, half * 0.9),
+    (band, x, half),
+  ]
   canvas.column(Part.HAT, rows, 1.0)
   if person.hat_kind == 'cap' and cos > -0.5:
     peak = (x + 0.055 * s * sin, band + 0.004 * s)
@@ -215,8 +226,11 @@ def _long_hair(canvas: Canvas, person: Identity, pose: Pose, view: View):
   sin = math.sin(view.yaw)
   half = 0.018 * s if person.hair_kind == 'tail' else 0.054 * s
   back = x - 0.026 * s * sin * (1.8 if person.hair_kind == 'tail' else 1.0)
-  rows = [(y - 0.03 * s, x - 0.01 * s * sin, half * 0.95),
-          (y + 0.03 * s, back, half), (y + drop * s, back, half * 0.75)]  # fmt: skip
+  rows = [
+    (y - 0.03 * s, x - 0.01 * s * sin, half * 0.95),
+    (y + 0.03 * s, back, half),
+    (y + drop * s, back, half * 0.75),
+  ]
   canvas.column(Part.HAIR, rows, 0.95)
 
 
@@ -225,8 +239,12 @@ def _backpack(canvas: Canvas, person: Identity, pose: Pose, view: View):
   x, y, z = pose.chest
   cx, cy = view.project((x, y - 0.13, z - 0.62 * body.shoulder - 0.05))
   half = view.width(0.085, 0.055)
-  rows = [(cy - 0.115 * s, cx, half * 0.65), (cy - 0.085 * s, cx, half),
-          (cy + 0.095 * s, cx, half * 1.05), (cy + 0.115 * s, cx, half * 0.8)]  # fmt: skip
+  rows = [
+    (cy - 0.115 * s, cx, half * 0.65),
+    (cy - 0.085 * s, cx, half),
+    (cy + 0.095 * s, cx, half * 1.05),
+    (cy + 0.115 * s, cx, half * 0.8),
+  ]
   canvas.column(Part.BAG, rows, 1.0)
 
 
@@ -245,8 +263,13 @@ def _carried(canvas: Canvas, person: Identity, pose: Pose, view: View):
     # the left side is the far one.
     bag = view.project((person.body.hip + 0.05, 0.50, -0.01))
     end = view.project((person.body.hip, 0.56, 0.03 * math.cos(view.yaw)))
-    start = view.project((-0.6 * person.body.shoulder, pose.chest[1] + 0.01,
-                          0.05 * math.cos(view.yaw)))  # fmt: skip
+    start = view.project(
+      (
+        -0.6 * person.body.shoulder,
+        pose.chest[1] + 0.01,
+        0.05 * math.cos(view.yaw),
+      )
+    )
     canvas.limb(Part.STRAP, start, end, 0.009 * s, 0.009 * s)
     if math.sin(view.yaw) < 0.45:
       half = view.width(0.030, 0.075)

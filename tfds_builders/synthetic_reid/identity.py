@@ -25,10 +25,21 @@ HAIR_KINDS = ('shaved', 'short', 'short', 'bob', 'long', 'tail', 'bun')
 HAT_KINDS = ('none', 'none', 'none', 'cap', 'beanie', 'brim')
 BAG_KINDS = ('none', 'none', 'backpack', 'shoulder', 'hand')
 
-_SKIN = ((0.96, 0.80, 0.69), (0.87, 0.67, 0.53), (0.72, 0.50, 0.36),
-         (0.52, 0.34, 0.23), (0.36, 0.23, 0.16))  # fmt: skip
-_HAIR = ((0.08, 0.07, 0.07), (0.20, 0.13, 0.08), (0.36, 0.23, 0.13),
-         (0.76, 0.60, 0.34), (0.55, 0.24, 0.10), (0.62, 0.61, 0.60))  # fmt: skip
+_SKIN = (
+  (0.96, 0.80, 0.69),
+  (0.87, 0.67, 0.53),
+  (0.72, 0.50, 0.36),
+  (0.52, 0.34, 0.23),
+  (0.36, 0.23, 0.16),
+)
+_HAIR = (
+  (0.08, 0.07, 0.07),
+  (0.20, 0.13, 0.08),
+  (0.36, 0.23, 0.13),
+  (0.76, 0.60, 0.34),
+  (0.55, 0.24, 0.10),
+  (0.62, 0.61, 0.60),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +124,7 @@ def draw_identity(
     number=number,
     body=_body(rng, difficulty.body_spread),
     skin=_natural(rng, _SKIN, 0.60, 0.72),
-    hair=_natural(rng, _HAIR, 0.22, 0.48),
+    hair=_natural(rng, _HAIR, 0.14, 0.42),
     hair_kind=_choose(rng, HAIR_KINDS),
     shoes=_material(rng, difficulty),
     upper=upper,

@@ -11,7 +11,6 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-
 from tfds_builders.synthetic_reid.identity import Body
 
 Point = tuple[float, float, float]
@@ -106,10 +105,13 @@ def _side(
   half = (body.hip_height - 0.04) / 2
   knee = _swing(hip, half, thigh)
   ankle = _swing(knee, half, shin)
-  toe = (ankle[0] + sign * 0.012, ankle[1] - 0.028 + 0.05 * min(0.0, shin + 0.2),
-         ankle[2] + 0.062)  # fmt: skip
+  toe = (
+    ankle[0] + sign * 0.012,
+    ankle[1] - 0.028 + 0.05 * min(0.0, shin + 0.2),
+    ankle[2] + 0.062,
+  )
   upper = -swing * body.arm_swing * math.sin(phase) - 0.05
-  shoulder = (sign * body.shoulder, top - 0.012, forward)
+  shoulder = (sign * (body.shoulder - 0.012), top - 0.026, forward)
   elbow = _swing(shoulder, 0.165, upper, sign * 0.030)
   hand = _swing(elbow, 0.155, upper + body.elbow, sign * 0.006)
   return Side(shoulder, elbow, hand, hip, knee, ankle, toe)

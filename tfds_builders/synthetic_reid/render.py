@@ -58,7 +58,8 @@ def render(seed: int, number: int, camera: int, frame: int) -> bytes:
   Returns:
     An RGB JPEG of 288x144 pixels; infrared cameras give equal channels.
   """
-  # Frames draw from another stream than the identity, whose seed is shorter.
+  # NumPy pads short seeds with zeros; no camera is 0, so no frame draws from
+  # the stream of an identity.
   rng = np.random.default_rng((seed, number, camera, frame))
   return expose(
     _picture(seed, number, CAMERAS[camera], rng), CAMERAS[camera], rng
@@ -76,7 +77,7 @@ def _picture(
   swing = 0.0 if swing < 0.08 else 0.6 + 0.5 * swing
   pose = walk(person.body, 2 * math.pi * phase, swing)
   view = view._replace(ground=view.ground + view.scale * pose.lowest)
-  canvas = draw_figure(person, pose, view)
+  canvas = draw_figure(person, pose, view, camera.lamp)
   obstacle = _obstacle(canvas, rng)
   codes = _codes(canvas, wardrobe.tiles, view, pose)
   palette = _palette(person, camera, obstacle)
@@ -100,7 +101,7 @@ def _view(person: Identity, camera: Camera, rng: np.random.Generator) -> View:
   yaw = int(angle * VIEW_ANGLES) * 2 * math.pi / VIEW_ANGLES
   yaw += math.radians(DIFFICULTY.yaw_jitter) * (2 * jitter - 1)
   low, high = DIFFICULTY.crop_scale
-  tall = 0.94 * HEIGHT * person.body.height * (low + scale * (high - low))
+  tall = HEIGHT * person.body.height * (low + scale * (high - low))
   shift = DIFFICULTY.crop_shift
   return View(
     yaw=yaw,
@@ -114,7 +115,9 @@ def _view(person: Identity, camera: Camera, rng: np.random.Generator) -> View:
 def _obstacle(canvas: Canvas, rng: np.random.Generator) -> Material:
   """Now and then puts a post, a crate or a passer-by before the person."""
   chance, kind, place, size, shade, infrared = rng.random(6).tolist()
-  colour = tuple(0.15 + 0.6 * rng.random(3))
+  gray, red, green, blue = rng.random(4).tolist()
+  tint = [0.12 + 0.55 * gray + 0.22 * (c - 0.5) for c in (red, green, blue)]
+  colour = (tint[0], tint[1], tint[2])
   if chance < DIFFICULTY.occlusion:
     if kind < 0.35:  # a post
       x, half = WIDTH * (0.25 + 0.5 * place), 5 + 8 * size
@@ -132,8 +135,12 @@ def _obstacle(canvas: Canvas, rng: np.random.Generator) -> Material:
     else:  # half a passer-by at the edge
       x = -0.02 * WIDTH if place < 0.5 else 1.02 * WIDTH
       half = WIDTH * (0.16 + 0.12 * size)
-      rows = [(55.0, x, half * 0.7), (75.0, x, half), (160.0, x, half * 0.9),
-              (float(HEIGHT), x, half * 0.7)]  # fmt: skip
+      rows = [
+        (55.0, x, half * 0.7),
+        (75.0, x, half),
+        (160.0, x, half * 0.9),
+        (float(HEIGHT), x, half * 0.7),
+      ]
       canvas.column(Part.OBSTACLE, rows, 0.9)
       canvas.ellipse(Part.SKIN, (x, 36.0), half * 0.45, 20.0)
   return Material((colour, colour), (infrared, infrared))
@@ -209,8 +216,10 @@ def _plain(colour: tuple[float, float, float], infrared: float) -> Material:
 
 
 # The shadow darkens the floor without hiding it.
-_COVER = [0 if k == Part.BACKGROUND else 110 if k == Part.SHADOW else 255
-          for k in range(256)]  # fmt: skip
+_COVER = [
+  0 if k == Part.BACKGROUND else 110 if k == Part.SHADOW else 255
+  for k in range(256)
+]
 
 
 @functools.cache

@@ -182,8 +182,7 @@ def _passage(brush: _Brush, rng: np.random.Generator):
     brush.line('frame', x + 50, 20, x + 50, 120, 4)
   brush.box('metal', 230, 0, 246, HORIZON + 40)
   for _ in range(70):
-    x, y = rng.normal(520, 26), rng.normal(160, 24)
-    brush.blob('leaf', x, y, 10, 8)
+    brush.blob('leaf', rng.normal(520, 26), rng.normal(160, 24), 10, 8)
 
 
 @functools.cache
@@ -199,5 +198,5 @@ def _light(location: int) -> Image.Image:
     shape = (cells, cells * SCENE_WIDTH // SCENE_HEIGHT)
     grain = Image.fromarray(rng.standard_normal(shape).astype(np.float32))
     grain = grain.resize((SCENE_WIDTH, SCENE_HEIGHT), Image.Resampling.BILINEAR)
-    light = light * (1 + 0.06 * np.asarray(grain))
+    light = light * (1 + 0.045 * np.asarray(grain))
   return Image.fromarray(np.clip(255 * light, 0, 255).astype(np.uint8))

@@ -66,7 +66,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     return self.dataset_info_from_configs(
       features=records.features(),
-      homepage='https://github.com/',
       # Records stay in the order of identity, camera and frame.
       disable_shuffling=True,
     )

@@ -30,8 +30,9 @@ def pattern_tile(garment: Garment) -> np.ndarray:
   across = _bands(rng, TILE_WIDTH, PERIOD / rng.integers(4, 11))[None, :]
   if garment.pattern == 'checks':
     return (down + 2 * across).astype(np.uint8)
-  both = np.broadcast_to(3 * (down if rng.random() < 0.6 else across),
-                         (TILE_HEIGHT, TILE_WIDTH))  # fmt: skip
+  both = np.broadcast_to(
+    3 * (down if rng.random() < 0.6 else across), (TILE_HEIGHT, TILE_WIDTH)
+  )
   return np.ascontiguousarray(both, np.uint8)
 
 
@@ -45,14 +46,14 @@ def _print_turn(rng: np.random.Generator) -> np.ndarray:
   turn = Image.new('L', (PERIOD, TILE_HEIGHT))
   draw = ImageDraw.Draw(turn)
   if rng.random() < 0.5:
-    front, back = rng.integers(4), rng.integers(4)
+    front, back = rng.integers(4, size=2).tolist()
     size, back_size = int(rng.integers(14, 26)), int(rng.integers(0, 26))
     row = ANCHOR_ROW + 40
     for column in (0, PERIOD):
       _motif(draw, front, column, row, size)
     _motif(draw, back, PERIOD // 2, row, back_size)
     return np.asarray(turn)
-  shape, radius = rng.integers(4), int(rng.integers(4, 9))
+  shape, radius = int(rng.integers(4)), int(rng.integers(4, 9))
   step = int(radius * rng.uniform(2.6, 4.0))
   for row, y in enumerate(range(0, TILE_HEIGHT, step)):
     for x in range(row % 2 * step // 2, PERIOD, step):
