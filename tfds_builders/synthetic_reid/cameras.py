@@ -31,7 +31,7 @@ class Camera:
     green: the second axis of white balance, in the same unit.
     gamma: exponent of the tone curve.
     haze: share of white that lifts the blacks.
-    blur: radius of the Gaussian blur in pixels.
+    blur: radius of the lens blur (a box) in pixels.
     noise: standard deviation of the noise in gray levels.
     quality: JPEG quality.
     pitch: how far it looks down, in radians.
@@ -104,7 +104,7 @@ def expose(
   share = low + share * (high - low)
   small = (round(WIDTH * share), round(HEIGHT * share))
   picture = picture.resize(small, Image.Resampling.BOX)
-  picture = picture.filter(ImageFilter.GaussianBlur(camera.blur * share))
+  picture = picture.filter(ImageFilter.BoxBlur(camera.blur * share))
   picture = picture.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
   if camera.modality == 'infrared':
     picture = ImageChops.multiply(picture, window(_vignette(camera), vx, vy))

@@ -73,7 +73,7 @@ def read(folder, split):
 
 
 def test_counts_and_layout(folder):
-  counts = collections.Counter()
+  counts: collections.Counter = collections.Counter()
   identities = {}
   for split in ('train', 'test'):
     rows = list(read(folder, split))
@@ -179,8 +179,8 @@ def test_errors_are_one_sentence(arguments, message, tmp_path):
   with pytest.raises(SystemExit) as stop:
     prepare.main([*arguments, f'--data_dir={tmp_path}'])
   # A string as exit code is printed to stderr, and the status is 1.
-  assert message in stop.value.code
-  assert '\n' not in stop.value.code
+  assert message in str(stop.value.code)
+  assert '\n' not in str(stop.value.code)
   config = arguments[1].split('=')[1] if len(arguments) > 1 else None
   with pytest.raises(ValueError, match=r'choose one|does not exist yet'):
     prepare.prepare(arguments[0], tmp_path, config)
