@@ -14,8 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from jaxreid.method import Key
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of R, G, B over ImageNet, for pixels scaled to 0..1."""
 
@@ -47,7 +45,7 @@ def normalize(
   return (images.astype(dtype) - offset) * scale
 
 
-def draw_gray_weights(key: Key, count: int) -> Float[Array, 'n 3']:
+def draw_gray_weights(key: Array, count: int) -> Float[Array, 'n 3']:
   """Draws the weights of R, G and B for `count` images.
 
   Three U(0, 1) over their sum, as in the released code of paper 003. This is
@@ -86,7 +84,7 @@ def mix_channels(
 
 
 def random_gray(
-  key: Key, images: Shaped[Array, 'n h w 3']
+  key: Array, images: Shaped[Array, 'n h w 3']
 ) -> Shaped[Array, 'n h w 3']:
   """Paper 003's intermediate image: a random convex mix of R, G and B (Eq. 4).
 

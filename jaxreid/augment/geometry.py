@@ -25,8 +25,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jaxreid.method import Key
-
 ERASING_FILL = (0.4914, 0.4822, 0.4465)
 """Paper 003's fill: a light gray, as it is written after normalisation."""
 
@@ -49,7 +47,7 @@ class Rectangle(NamedTuple):
   width: Int[Array, ' n']
 
 
-def draw_offsets(key: Key, count: int, padding: int) -> Int[Array, 'n 2']:
+def draw_offsets(key: Array, count: int, padding: int) -> Int[Array, 'n 2']:
   """Draws where each crop starts in its padded image.
 
   Args:
@@ -88,7 +86,7 @@ def crop(
 
 
 def pad_and_crop(
-  key: Key, images: Shaped[Array, 'n h w c'], padding: int
+  key: Array, images: Shaped[Array, 'n h w c'], padding: int
 ) -> Shaped[Array, 'n h w c']:
   """Shifts each image at random, black coming in from the border.
 
@@ -106,7 +104,7 @@ def pad_and_crop(
 
 
 def draw_flips(
-  key: Key, count: int, probability: float = 0.5
+  key: Array, count: int, probability: float = 0.5
 ) -> Bool[Array, ' n']:
   """Draws which of `count` images are mirrored."""
   return jax.random.bernoulli(key, probability, (count,))
@@ -120,14 +118,14 @@ def flip(
 
 
 def random_flip(
-  key: Key, images: Shaped[Array, 'n h w c'], probability: float = 0.5
+  key: Array, images: Shaped[Array, 'n h w c'], probability: float = 0.5
 ) -> Shaped[Array, 'n h w c']:
   """Mirrors each image left to right with the given probability."""
   return flip(images, draw_flips(key, images.shape[0], probability))
 
 
 def draw_rectangles(
-  key: Key,
+  key: Array,
   count: int,
   size: tuple[int, int],
   probability: float = 0.5,
@@ -194,7 +192,7 @@ def erase(
 
 
 def random_erasing(
-  key: Key,
+  key: Array,
   images: Float[Array, 'n h w c'],
   fill: tuple[float, ...] | Float[Array, ' c'],
   probability: float = 0.5,
