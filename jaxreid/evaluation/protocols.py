@@ -6,10 +6,10 @@ Synopsis:
   for trial in protocol.trials:
     ... trial.query_rows, trial.gallery_rows, trial.comparable
 
-A row is a position in the records of the test images. One rule of exclusion holds
-everywhere: query and gallery images of the same location are not comparable,
-since the scene would give the person away. In SYSU-MM01 this hides camera 2
-from the queries of camera 3, which hangs in the same room.
+A row is a position in the records of the test images. One rule of exclusion
+holds everywhere: query and gallery images of the same location are not
+comparable, since the scene would give the person away. In SYSU-MM01 this hides
+camera 2 from the queries of camera 3, which hangs in the same room.
 """
 
 import random

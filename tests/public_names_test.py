@@ -1,0 +1,86 @@
+"""Others import these names and pass these arguments: they stay."""
+
+import importlib
+import inspect
+import pathlib
+
+import pytest
+
+import jaxreid
+
+LABELLED = ['anchor', 'positive', 'negative', 'labels']
+NAMES = {
+  'jaxreid.losses.identity_loss': ['logits', 'labels', 'label_smoothing'],
+  'jaxreid.losses.batch_hard_triplet': [*LABELLED, 'margin'],
+  'jaxreid.losses.weighted_regularized_triplet': ['embeddings', 'labels'],
+  'jaxreid.losses.cyclic_triplet': [
+    'visible',
+    'infrared',
+    'intermediate',
+    'labels',
+    'margin',
+    'reduction',
+  ],
+  'jaxreid.losses.color_free': [
+    'visible',
+    'intermediate',
+    'visible_logits',
+    'intermediate_logits',
+    'threshold',
+    'kl_weight',
+    'kl_order',
+  ],
+  'jaxreid.losses.color_free_mse': ['visible', 'intermediate'],
+  'jaxreid.distance.pairwise_euclidean': ['a', 'b'],
+  'jaxreid.evaluation.ranking.rank': [
+    'distance',
+    'query_ids',
+    'gallery_ids',
+    'comparable',
+    'unique_identities',
+    'max_rank',
+  ],
+}
+DEFAULTS = {
+  'jaxreid.losses.identity_loss': {'label_smoothing': 0.0},
+  'jaxreid.losses.batch_hard_triplet': {'margin': 0.3},
+  'jaxreid.losses.cyclic_triplet': {'margin': 0.3, 'reduction': 'sum'},
+  'jaxreid.losses.color_free': {
+    'threshold': 0.5,
+    'kl_weight': 0.5,
+    'kl_order': 'z_v',
+  },
+  'jaxreid.evaluation.ranking.rank': {
+    'comparable': None,
+    'unique_identities': False,
+    'max_rank': 20,
+  },
+}
+
+
+def _find(path):
+  module, name = path.rsplit('.', 1)
+  return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize('path', NAMES)
+def test_parameters(path):
+  parameters = inspect.signature(_find(path)).parameters
+  assert list(parameters) == NAMES[path]
+  defaults = {
+    name: parameter.default
+    for name, parameter in parameters.items()
+    if parameter.default is not inspect.Parameter.empty
+  }
+  assert defaults == DEFAULTS.get(path, {})
+  assert inspect.getdoc(_find(path))
+
+
+def test_ranking_fields():
+  ranking = _find('jaxreid.evaluation.ranking.Ranking')
+  assert ranking._fields[:3] == ('cmc', 'mean_ap', 'mean_inp')
+
+
+def test_version_and_type_marker():
+  assert jaxreid.__version__.count('.') == 2
+  assert (pathlib.Path(jaxreid.__file__).parent / 'py.typed').exists()
