@@ -97,7 +97,7 @@ def shrink(config: ml_collections.ConfigDict):
   config.method.padding = 3
   config.schedule.base_rate = 0.05
   config.optimizer.multipliers = ml_collections.ConfigDict()
-  config.schedule.epochs = 7
-  config.schedule.warmup_epochs = 1
+  config.schedule.epochs = 7.0
+  config.schedule.warmup_epochs = 1.0
   config.schedule.warmup_by = 'step'
   config.schedule.decay_epochs = (4.0, 6.0)

@@ -110,8 +110,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   # Epochs 0 to 80 (the authors' code goes on to 120 at the last rate).
   config.schedule = {
     'base_rate': 0.1,
-    'epochs': 81,
-    'warmup_epochs': 10,
+    'epochs': 81.0,
+    'warmup_epochs': 10.0,
     'decay_epochs': (20.0, 50.0),
     'decay_rate': 0.1,
     'warmup_by': 'epoch',
@@ -121,7 +121,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   if options['dataset'] == 'synthetic_reid':
     common.shrink(config)
   if options['ablation'] == 'pretrained':
-    config.schedule.epochs = 0
+    config.schedule.epochs = 0.0
   return config
 
 

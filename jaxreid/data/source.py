@@ -23,8 +23,6 @@ from PIL import Image
 
 # The values of the records' `modality`.
 VISIBLE, INFRARED = 0, 1
-# Rendered sets are made on first use; the others need files only a user has.
-RENDERED = ('synthetic_reid',)
 
 
 class Records(NamedTuple):
@@ -81,15 +79,7 @@ def open_table(
   """
   from tfds_builders import prepare  # lazily: only the host that reads needs it
 
-  folder = prepare.find(name, data_dir, config)
-  if folder is None:
-    if name not in RENDERED:
-      raise ValueError(
-        f'dataset {name} is not prepared in '
-        f'{prepare.default_data_dir(data_dir)}; prepare it with '
-        f'`python -m tfds_builders.prepare {name}`'
-      )
-    folder = prepare.prepare(name, data_dir, config)
+  folder = prepare.prepare(name, data_dir, config or None)
   stem = _decoded(folder, split, image_size)
   labels = np.load(stem.with_suffix('.records.npy'))
   return Table(

@@ -1,0 +1,200 @@
+"""What a trained state achieves, and the files that say so.
+
+Synopsis:
+
+  report = evaluate_test(config, setup, test, protocols, state)
+  write(workdir, report)    # results.json and results.md
+  print(report['table'])
+"""
+
+import functools
+import itertools
+import json
+import pathlib
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+import jaxreid
+from jaxreid import sharding
+from jaxreid.data.source import INFRARED, VISIBLE, Records, Table
+from jaxreid.evaluation import discrepancy, evaluate, protocols
+from jaxreid.evaluation.evaluate import Embedded
+from jaxreid.evaluation.protocols import Protocol
+from jaxreid.experiment import Setup, held_out
+from jaxreid.method import Method, Variables
+from jaxreid.models.streams import count_parameters
+from jaxreid.train_state import TrainState
+
+MODALITIES = ('visible', 'infrared')
+# Pixels of which modality a branch embeds.
+PIXELS = {'visible': VISIBLE, 'infrared': INFRARED, 'gray': VISIBLE}
+
+
+def evaluate_test(
+  config: ml_collections.ConfigDict,
+  setup: Setup,
+  test: Table,
+  searches: Sequence[Protocol],
+  state: TrainState,
+) -> dict[str, Any]:
+  """Embeds every test image once per branch and runs the searches.
+
+  Returns:
+    A dictionary fit for JSON: 'results' (search -> metrics), 'domain_shift'
+    (squared maximum mean discrepancy of each pair of modalities),
+    'parameters_at_test', 'config', 'git_commit', 'dataset_fingerprint',
+    'jaxreid' (version) and 'table' (Markdown).
+  """
+  rows = np.arange(len(test.images))
+  embedded = _embed(config, setup, test, rows, tuple(PIXELS), state)
+  found = evaluate.evaluate(
+    embedded, searches, config.evaluation.test_distance
+  )
+  return {
+    'results': {name: result._asdict() for name, result in found.items()},
+    'domain_shift': _domain_shift(embedded),
+    'parameters_at_test': parameters_at_test(state),
+    'test_feature': config.method.test_feature,
+    'config': config.to_dict(),
+    'seeds': {'training': config.seed, 'gallery': 'the number of the trial'},
+    'git_commit': git_commit(),
+    'dataset_fingerprint': test.fingerprint,
+    'jaxreid': jaxreid.__version__,
+    'table': evaluate.format_table(found),
+  }
+
+
+def evaluate_validation(
+  config: ml_collections.ConfigDict, setup: Setup, state: TrainState
+) -> dict[str, float]:
+  """Rank-1 and mAP of the held-out identities, infrared->visible, in per cent.
+
+  Single-shot all-search over the training split's images of identities that
+  training never sees.
+  """
+  table = setup.train
+  people = held_out(config, table.records)
+  rows = np.flatnonzero(np.isin(table.records.identity, people))
+  records = Records(*(labels[rows] for labels in table.records))
+  search = protocols.sysu(records, search='all', shots=1)
+  embedded = _embed(
+    config, setup, table._replace(records=records), rows, MODALITIES, state
+  )
+  (result,) = evaluate.evaluate(
+    embedded, [search], config.evaluation.test_distance
+  ).values()
+  return {'validation_rank1': result.rank1, 'validation_mAP': result.mAP}
+
+
+def write(workdir: pathlib.Path, report: dict[str, Any]):
+  """Writes results.json and results.md into the workdir."""
+  data = {name: value for name, value in report.items() if name != 'table'}
+  text = json.dumps(data, indent=2, sort_keys=True) + '\n'
+  (workdir / 'results.json').write_text(text)
+  (workdir / 'results.md').write_text(_markdown(report))
+
+
+def git_commit() -> str | None:
+  """The commit of the source tree, '+changes' if edited; None if it is none."""
+  folder = pathlib.Path(__file__).parent
+  git = functools.partial(
+    subprocess.run, cwd=folder, capture_output=True, text=True, check=True
+  )
+  try:
+    commit = git(['git', 'rev-parse', 'HEAD']).stdout.strip()
+    changes = git(['git', 'status', '--porcelain', '-uno', '.']).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return f'{commit}+changes' if changes else commit
+
+
+def parameters_at_test(state: TrainState) -> int:
+  """Parameters that embed visible and infrared images.
+
+  All of the network's but the classifier and the private stages of the
+  'intermediate' stream, which training alone uses.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(state.params)
+  return count_parameters(
+    [
+      leaf
+      for path, leaf in leaves
+      if not any(
+        name in jax.tree_util.keystr(path)
+        for name in ('intermediate_', 'classifier')
+      )
+    ]
+  )
+
+
+def _embed(
+  config: ml_collections.ConfigDict,
+  setup: Setup,
+  table: Table,
+  rows: np.ndarray,
+  branches: Sequence[str],
+  state: TrainState,
+) -> dict[str, Embedded]:
+  """Embeds rows[i], whose labels are table.records[i], by each branch."""
+  embedded = {}
+  for branch in branches:
+    mine = np.flatnonzero(table.records.modality == PIXELS[branch])
+    embed = jax.tree_util.Partial(
+      functools.partial(_embed_as, setup.method, branch), state.variables
+    )
+    features = evaluate.embed_all(
+      embed,
+      table.images,
+      config.evaluation.batch_size,
+      sharding.batch_sharding(setup.mesh),
+      rows[mine],
+      f'embed {branch}',
+    )
+    embedded[branch] = Embedded(mine, features)
+  return embedded
+
+
+def _embed_as(
+  method: Method, branch: str, variables: Variables, images: jax.Array
+) -> jax.Array:
+  return method.embed(variables, images, branch)
+
+
+def _domain_shift(embedded: Mapping[str, Embedded]) -> dict[str, float]:
+  """Squared maximum mean discrepancy between V, I and Z, one length scale."""
+  vectors = {m: e.features[:, 0] for m, e in embedded.items()}
+  scale = discrepancy.median_squared_distance(*vectors.values())
+  return {
+    f'{a}-{b}': discrepancy.maximum_mean_discrepancy(
+      vectors[a], vectors[b], scale
+    )
+    for a, b in itertools.combinations(vectors, 2)
+  }
+
+
+def _markdown(report: Mapping[str, Any]) -> str:
+  config, point = report['config'], report['checkpoint']
+  shift = ', '.join(
+    f'{pair} {value:.3f}' for pair, value in report['domain_shift'].items()
+  )
+  return f"""# {config['method']['name']} on {config['dataset']['name']}
+
+{report['table']}
+
+* checkpoint: {point['which']}, step {point['step']}
+* feature: {report['test_feature']}; distance: {config['evaluation']['test_distance']}
+* seed: {config['seed']}
+* parameters used at test: {report['parameters_at_test']:,}
+* domain shift (squared maximum mean discrepancy): {shift}
+* dataset fingerprint: {report['dataset_fingerprint']}
+* commit: {report['git_commit']}; jaxreid {report['jaxreid']}
+
+```json
+{json.dumps(config, indent=2, sort_keys=True)}
+```
+"""
