@@ -22,8 +22,8 @@ from tfds_builders.synthetic_reid.render import render
 Config = builder_module.Config
 Builder = builder_module.Builder
 
-TINY = Config(
-  name='tiny',
+MINI = Config(
+  name='mini',
   train_identities=3,
   test_identities=2,
   train_frames=(2, 3),
@@ -35,25 +35,25 @@ import sys
 from tfds_builders import prepare
 from tfds_builders.synthetic_reid import synthetic_reid_dataset_builder as b
 b.Builder.BUILDER_CONFIGS.append(b.Config(
-    name='tiny', train_identities={train}, test_identities=2,
+    name='mini', train_identities={train}, test_identities=2,
     train_frames=(2, 3), test_frames=1, workers=1))
-print(prepare.prepare('synthetic_reid', sys.argv[1], 'tiny'))
+print(prepare.prepare('synthetic_reid', sys.argv[1], 'mini'))
 """
 
 
 @pytest.fixture(autouse=True)
-def with_tiny_config(monkeypatch):
-  configs = [*Builder.BUILDER_CONFIGS, TINY]
+def with_mini_config(monkeypatch):
+  configs = [*Builder.BUILDER_CONFIGS, MINI]
   monkeypatch.setattr(Builder, 'BUILDER_CONFIGS', configs)
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
-    configs = [*Builder.BUILDER_CONFIGS, TINY]
+    configs = [*Builder.BUILDER_CONFIGS, MINI]
     patch.setattr(Builder, 'BUILDER_CONFIGS', configs)
     data_dir = tmp_path_factory.mktemp('data')
-    return prepare.prepare('synthetic_reid', data_dir, 'tiny')
+    return prepare.prepare('synthetic_reid', data_dir, 'mini')
 
 
 def child(data_dir: pathlib.Path, train: int = 3) -> subprocess.Popen:
@@ -126,13 +126,13 @@ def test_fingerprint_sees_every_image(folder):
   before = prepare.read_fingerprint(folder)
   (folder / prepare.FINGERPRINT).unlink()
   # A build killed between its last rename and its fingerprint.
-  again = prepare.prepare('synthetic_reid', folder.parents[2], 'tiny')
+  again = prepare.prepare('synthetic_reid', folder.parents[2], 'mini')
   assert again == folder
   assert prepare.read_fingerprint(folder) == before
 
 
 def test_a_killed_build_leaves_nothing_readable(tmp_path):
-  versions = tmp_path / 'synthetic_reid' / 'tiny'
+  versions = tmp_path / 'synthetic_reid' / 'mini'
   killed = child(tmp_path, train=300)
   try:
     deadline = time.monotonic() + 60
@@ -146,7 +146,7 @@ def test_a_killed_build_leaves_nothing_readable(tmp_path):
     killed.communicate()
   assert list(versions.glob('*incomplete*'))
   assert not (versions / '1.0.0').exists()
-  prepared = prepare.prepare('synthetic_reid', tmp_path, 'tiny')
+  prepared = prepare.prepare('synthetic_reid', tmp_path, 'mini')
   assert prepared == versions / '1.0.0'
   assert not list(versions.glob('*incomplete*'))
   assert prepare.read_fingerprint(prepared)['images'] == 54
@@ -157,12 +157,12 @@ def test_a_prepared_set_is_returned_at_once(folder, monkeypatch):
     raise AssertionError('rendered again')
 
   monkeypatch.setattr(Builder, 'download_and_prepare', fail)
-  assert prepare.prepare('synthetic_reid', folder.parents[2], 'tiny') == folder
+  assert prepare.prepare('synthetic_reid', folder.parents[2], 'mini') == folder
 
 
 def test_default_data_dir(folder, monkeypatch):
   monkeypatch.setenv('TFDS_DATA_DIR', str(folder.parents[2]))
-  assert prepare.prepare('synthetic_reid', config='tiny') == folder
+  assert prepare.prepare('synthetic_reid', config='mini') == folder
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_errors_are_one_sentence(arguments, message, tmp_path):
 
 def test_command_line_reports_counts_and_fingerprint(folder, capsys):
   prepare.main(
-    ['synthetic_reid', '--config=tiny', f'--data_dir={folder.parents[2]}']
+    ['synthetic_reid', '--config=mini', f'--data_dir={folder.parents[2]}']
   )
   out = capsys.readouterr().out
   assert 'train: 3 identities, 42 images (camera 1: 6, 2: 6, 3: 9' in out
@@ -199,7 +199,7 @@ def test_command_line_reports_counts_and_fingerprint(folder, capsys):
 
 def test_published_configs_have_the_sizes_of_the_documentation():
   sizes = {}
-  for config in Builder.BUILDER_CONFIGS[:2]:
+  for config in Builder.BUILDER_CONFIGS[:3]:
     tasks = {
       split: builder_module.split_tasks(config, split)
       for split in ('train', 'test')
@@ -214,11 +214,12 @@ def test_published_configs_have_the_sizes_of_the_documentation():
   assert sizes == {
     'small': [(100, 6000), (50, 3000)],
     'full': [(395, 33970), (96, 11520)],
+    'tiny': [(8, 480), (4, 240)],
   }
 
 
 def test_description_and_citation_come_from_the_files(tmp_path):
-  info = Builder(config='tiny', data_dir=tmp_path).info
+  info = Builder(config='mini', data_dir=tmp_path).info
   assert 'rendered miniature' in info.description
   assert 'wu2017rgb' in info.citation
   assert set(info.features) == set(records.features())
