@@ -13,6 +13,7 @@ before it in place.
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -73,10 +74,12 @@ def restore(
 ) -> TrainState:
   """The checkpoint of `step`, with the shapes and shardings of `state`.
 
+  `state` may hold arrays or `jax.ShapeDtypeStruct`s.
+
   Raises:
     ValueError: if the checkpoint holds another model.
   """
-  abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+  abstract = jax.tree.map(_shape, state)
   try:
     return checkpoints.restore(step, args=ocp.args.StandardRestore(abstract))
   except (ValueError, KeyError, TypeError) as error:
@@ -84,6 +87,10 @@ def restore(
       f'checkpoint {step} of {checkpoints.directory} does not fit this '
       f'config: {str(error).splitlines()[0]}'
     ) from error
+
+
+def _shape(array: Any) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
 
 def best_step(

@@ -31,7 +31,10 @@ from jaxreid.methods import baseline, lupi
 from jaxreid.models import pretrained, resnet
 from jaxreid.train_state import TrainState
 
-METHODS = {'baseline': baseline.baseline, 'lupi': lupi.lupi}
+METHODS: dict[str, Callable[..., Method]] = {
+  'baseline': baseline.baseline,
+  'lupi': lupi.lupi,
+}
 
 
 class Setup(NamedTuple):
@@ -46,6 +49,7 @@ class Setup(NamedTuple):
     total_steps: of the whole schedule.
     key: of the run; steps fold their number into it.
     init: () -> the state before the first step, on the devices.
+    shapes: () -> its shapes, types and shardings; nothing is computed.
     step: (state, feed.pixels, inputs, key) -> (state, metrics); jitted, the
       state is donated.
   """
@@ -58,6 +62,7 @@ class Setup(NamedTuple):
   total_steps: int
   key: Key
   init: Callable[[], TrainState]
+  shapes: Callable[[], TrainState]
   step: Callable[..., tuple[TrainState, dict[str, Array]]]
 
 
@@ -77,6 +82,7 @@ def build(config: ml_collections.ConfigDict) -> Setup:
   method = make_method(config, sampler.num_classes)
   optimizers = make_optimizers(config, method, sampler.steps_per_epoch)
   feed = open_feed(train.images, sampler, mesh, config.dataset.residency)
+  create = _creator(config, method, optimizers)
   key = jax.random.key(config.seed)
   return Setup(
     method=method,
@@ -86,7 +92,8 @@ def build(config: ml_collections.ConfigDict) -> Setup:
     feed=feed,
     total_steps=optim.total_steps(_plan(config), sampler.steps_per_epoch),
     key=jax.device_put(key, sharding.replicated(mesh)),
-    init=functools.partial(_init, config, method, optimizers, mesh, sampler),
+    init=functools.partial(_init, config, create, mesh),
+    shapes=functools.partial(_shapes, create, mesh),
     step=_jit_step(method, optimizers, feed, mesh),
   )
 
@@ -186,28 +193,49 @@ def _plan(config: ml_collections.ConfigDict) -> optim.Schedule:
   return optim.Schedule(**config.schedule.to_dict())
 
 
-def _init(
+def _creator(
   config: ml_collections.ConfigDict,
   method: Method,
   optimizers: dict[str, optax.GradientTransformation],
+) -> Callable[[], TrainState]:
+  """() -> the state before the first step, from random parameters."""
+  shape = (2, *config.dataset.image_size, 3)
+
+  def create() -> TrainState:
+    batch = {
+      'visible': jnp.zeros(shape, jnp.uint8),
+      'infrared': jnp.zeros(shape, jnp.uint8),
+      'label': jnp.arange(2, dtype=jnp.int32),
+    }
+    # A stream of its own: steps fold their number into the run's key.
+    key = jax.random.key(config.seed + (1 << 20))
+    return train_state.create(method, optimizers, key, batch)
+
+  return create
+
+
+def _init(
+  config: ml_collections.ConfigDict,
+  create: Callable[[], TrainState],
   mesh: Mesh,
-  sampler: IdentitySampler,
 ) -> TrainState:
   """The first state, replicated; with pretrained stages where given."""
-  shape = (2, *config.dataset.image_size, 3)
-  batch = {
-    'visible': jnp.zeros(shape, jnp.uint8),
-    'infrared': jnp.zeros(shape, jnp.uint8),
-    'label': jnp.arange(2, dtype=jnp.int32),
-  }
-  create = functools.partial(train_state.create, method, optimizers)
-  # A stream of its own: steps fold their number into the run's key.
-  init_key = jax.random.key(config.seed + (1 << 20))
   place = sharding.replicated(mesh)
-  state = jax.jit(create, out_shardings=place)(init_key, batch)
+  # It runs once: compiling it well takes four times as long on CPU.
+  cpu = mesh.devices.flat[0].platform == 'cpu'
+  options = {'xla_backend_optimization_level': 0} if cpu else {}
+  state = jax.jit(create, out_shardings=place, compiler_options=options)()
   if not config.backbone.pretrained:
     return state
   return _fill(config, state, place)
+
+
+def _shapes(create: Callable[[], TrainState], mesh: Mesh) -> TrainState:
+  place = sharding.replicated(mesh)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    jax.eval_shape(create),
+  )
 
 
 def _fill(

@@ -24,7 +24,10 @@ _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the run: checkpoints, metrics, results.'
 )
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', ['train', 'evaluate'], 'Train and evaluate, or only the last.'
+  'mode',
+  'train',
+  ['train', 'evaluate'],
+  'Train and evaluate, or only the last.',
 )
 
 
@@ -32,6 +35,8 @@ def main(argv: Sequence[str]):
   """Runs the mode that the flags ask for."""
   if len(argv) > 1:
     _fail(f'unexpected argument {argv[1]!r}')
+  if not flags.FLAGS['verbosity'].present:
+    logging.set_verbosity(logging.WARNING)
   config = _CONFIG.value
   _prepare_jax(config.deterministic)
   # Imported late, so that a mistyped flag is answered at once.
@@ -58,7 +63,7 @@ def _prepare_jax(deterministic: bool):
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'
   import jax
 
-  if not jax.config.jax_compilation_cache_dir:
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     cache = os.environ.get('XDG_CACHE_HOME', '~/.cache')
     folder = pathlib.Path(cache, 'jaxreid', 'compiled').expanduser()
     jax.config.update('jax_compilation_cache_dir', str(folder))
@@ -77,7 +82,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
     if any(flag in argv for flag in ('--help', '-h', '--helpfull')):
-      return app.parse_flags_with_usage(argv)
+      return app.parse_flags_with_usage(list(argv))
     for name in ('config', 'workdir'):
       if flags.FLAGS[name].value is None:
         _fail(f'--{name} is missing; see `python -m jaxreid.main --help`')

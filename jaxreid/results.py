@@ -12,7 +12,7 @@ import itertools
 import json
 import pathlib
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,6 @@ from jaxreid.evaluation import discrepancy, evaluate, protocols
 from jaxreid.evaluation.evaluate import Embedded
 from jaxreid.evaluation.protocols import Protocol
 from jaxreid.experiment import Setup, held_out
-from jaxreid.method import Method, Variables
 from jaxreid.models.streams import count_parameters
 from jaxreid.train_state import TrainState
 
@@ -52,9 +51,7 @@ def evaluate_test(
   """
   rows = np.arange(len(test.images))
   embedded = _embed(config, setup, test, rows, tuple(PIXELS), state)
-  found = evaluate.evaluate(
-    embedded, searches, config.evaluation.test_distance
-  )
+  found = evaluate.evaluate(embedded, searches, config.evaluation.test_distance)
   return {
     'results': {name: result._asdict() for name, result in found.items()},
     'domain_shift': _domain_shift(embedded),
@@ -145,7 +142,7 @@ def _embed(
   for branch in branches:
     mine = np.flatnonzero(table.records.modality == PIXELS[branch])
     embed = jax.tree_util.Partial(
-      functools.partial(_embed_as, setup.method, branch), state.variables
+      _embed_branch(setup.method.embed, branch), state.variables
     )
     features = evaluate.embed_all(
       embed,
@@ -159,10 +156,10 @@ def _embed(
   return embedded
 
 
-def _embed_as(
-  method: Method, branch: str, variables: Variables, images: jax.Array
-) -> jax.Array:
-  return method.embed(variables, images, branch)
+@functools.cache
+def _embed_branch(embed: Callable, branch: str) -> Callable:
+  """One function per method and branch, so that it compiles once per run."""
+  return lambda variables, images: embed(variables, images, branch)
 
 
 def _domain_shift(embedded: Mapping[str, Embedded]) -> dict[str, float]:
@@ -179,6 +176,7 @@ def _domain_shift(embedded: Mapping[str, Embedded]) -> dict[str, float]:
 
 def _markdown(report: Mapping[str, Any]) -> str:
   config, point = report['config'], report['checkpoint']
+  distance = config['evaluation']['test_distance']
   shift = ', '.join(
     f'{pair} {value:.3f}' for pair, value in report['domain_shift'].items()
   )
@@ -187,7 +185,7 @@ def _markdown(report: Mapping[str, Any]) -> str:
 {report['table']}
 
 * checkpoint: {point['which']}, step {point['step']}
-* feature: {report['test_feature']}; distance: {config['evaluation']['test_distance']}
+* feature: {report['test_feature']}; distance: {distance}
 * seed: {config['seed']}
 * parameters used at test: {report['parameters_at_test']:,}
 * domain shift (squared maximum mean discrepancy): {shift}

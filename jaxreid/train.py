@@ -12,6 +12,7 @@ from the last checkpoint and ends with the same bits.
 """
 
 import json
+import os
 import pathlib
 import signal
 from collections.abc import Mapping
@@ -20,7 +21,6 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
-from absl import logging
 from clu import parameter_overview, profiler
 from jaxtyping import Array
 
@@ -59,7 +59,7 @@ class Run(NamedTuple):
 
 
 def open_run(
-  config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike
 ) -> Run:
   """Checks the config, the data and the workdir, and assembles the run.
 
@@ -90,7 +90,7 @@ def train(run: Run) -> TrainState:
     state = _restore(run, checkpoints, checkpoints.latest_step())
     start = int(state.step)
     if start:
-      logging.info('going on from the checkpoint of step %d', start)
+      print(f'going on from the checkpoint of step {start}', flush=True)
     else:
       _write_overview(state, run.workdir)
     with (
@@ -131,18 +131,18 @@ def evaluate(run: Run) -> dict[str, Any]:
   report = results.evaluate_test(
     run.config, run.setup, run.test, run.protocols, state
   )
-  report['checkpoint'] = {'step': step, 'which': 'best' if keep_best else 'last'}
+  which = 'best' if keep_best else 'last'
+  report['checkpoint'] = {'step': step, 'which': which}
   results.write(run.workdir, report)
   return report
 
 
 def _restore(run: Run, checkpoints: Any, step: int | None) -> TrainState:
   """The checkpoint of `step`; the state before the first step if None."""
-  state = run.setup.init()
   if step is None:
-    return state
+    return run.setup.init()
   try:
-    return checkpoint.restore(checkpoints, state, step)
+    return checkpoint.restore(checkpoints, run.setup.shapes(), step)
   except ValueError as error:
     raise RunError(str(error)) from error
 
@@ -266,9 +266,7 @@ def _to_json(config: ml_collections.ConfigDict) -> str:
   return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
 
 
-def _check_same_config(
-  config: ml_collections.ConfigDict, saved: pathlib.Path
-):
+def _check_same_config(config: ml_collections.ConfigDict, saved: pathlib.Path):
   """Raises ValueError if the workdir belongs to a run of another config."""
   if not saved.exists():
     return
