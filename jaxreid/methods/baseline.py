@@ -23,7 +23,7 @@ from jaxreid.augment import color
 from jaxreid.augment.view import training_view
 from jaxreid.method import Aux, Batch, Key, Method, Variables
 from jaxreid.models.head import Head
-from jaxreid.models.streams import EmbeddingNetwork, MultiStream
+from jaxreid.models.streams import EmbeddingNetwork, MultiStream, fold
 
 PLAYER = 'backbone'
 TRIPLETS = ('weighted_regularized', 'batch_hard')
@@ -86,9 +86,10 @@ def baseline(
   def loss(variables: Variables, batch: Batch, key: Key, outputs: Any):
     del key, outputs
     output, model_state = forward(network, variables, batch, modalities)
-    labels = jnp.tile(batch['label'], len(modalities))
-    pooled = jnp.concatenate([output.pooled[m] for m in modalities])
-    logits = jnp.concatenate([output.logits[m] for m in modalities])
+    # Folded, not concatenated: rows stay on the device that computed them.
+    labels = jnp.repeat(batch['label'], len(modalities))
+    pooled = fold([output.pooled[m] for m in modalities])
+    logits = fold([output.logits[m] for m in modalities])
     identity = losses.identity_loss(logits, labels, label_smoothing).mean()
     if triplet == 'weighted_regularized':
       hard = losses.weighted_regularized_triplet(pooled, labels).mean()

@@ -26,6 +26,7 @@ from jaxreid.augment.view import training_view
 from jaxreid.method import Aux, Batch, Key, Method, Variables
 from jaxreid.methods import baseline
 from jaxreid.methods.baseline import StageFactory
+from jaxreid.models.streams import fold
 
 STREAMS = ('visible', 'infrared', 'intermediate')
 INTERMEDIATES = ('random_gray', 'gray')
@@ -104,8 +105,9 @@ def lupi(
     del key, outputs
     output, model_state = baseline.forward(network, variables, batch, STREAMS)
     f_v, f_t, f_z = (output.pooled[s] for s in STREAMS)
-    logits = jnp.concatenate([output.logits[s] for s in STREAMS])
-    labels = jnp.tile(batch['label'], len(STREAMS))
+    # Folded, not concatenated: rows stay on the device that computed them.
+    logits = fold([output.logits[s] for s in STREAMS])
+    labels = jnp.repeat(batch['label'], len(STREAMS))
     l_id = losses.identity_loss(logits, labels, label_smoothing).mean()
     l_tri = losses.cyclic_triplet(
       f_v, f_t, f_z, batch['label'], margin, reduction=triplet_reduction
