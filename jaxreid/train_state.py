@@ -12,7 +12,6 @@ from typing import Any
 import flax.struct
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
 
 from jaxreid.method import Batch, Key, Method, Variables
 
@@ -28,7 +27,7 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: player -> optax state, for the players that have a loss.
   """
 
-  step: Array
+  step: Any  # an array, or its shape or sharding in a tree of those
   params: dict[str, Any]
   model_state: dict[str, Any]
   opt_state: dict[str, Any]

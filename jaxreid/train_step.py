@@ -7,6 +7,7 @@ Synopsis:
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import optax
@@ -31,7 +32,8 @@ def make_train_step(
 
   Returns:
     (state, raw batch, key) -> (new state, metrics). The key is that of the
-    whole run: the step folds its own number into it.
+    whole run: the step folds its own number into it. Raises ValueError if a
+    loss returns a model state of another structure than its player has.
   """
 
   def train_step(
@@ -67,10 +69,15 @@ def _move(
       'params': {**state.params, player: params},
       'model_state': state.model_state,
     }
-    return method.losses[player](variables, batch, key, outputs)
+    # New dictionaries: what a loss may write into them is lost, as it should.
+    variables, own_batch, given = jax.tree.map(
+      lambda x: x, (variables, batch, dict(outputs))
+    )
+    return method.losses[player](variables, own_batch, key, given)
 
   params = state.params[player]
   (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(params)
+  _check_structure(player, aux.model_state, state.model_state[player])
   updates, opt_state = optimizer.update(grads, state.opt_state[player], params)
   moved = state.replace(
     params={**state.params, player: optax.apply_updates(params, updates)},
@@ -79,3 +86,12 @@ def _move(
   )
   name = 'loss' if len(method.losses) == 1 else f'{player}_loss'
   return moved, aux._replace(metrics={name: loss, **aux.metrics})
+
+
+def _check_structure(player: str, new: Any, old: Any):
+  if jax.tree.structure(new) != jax.tree.structure(old):
+    raise ValueError(
+      f'the loss of {player!r} must return the model state of {player!r} '
+      f'alone and whole in Aux.model_state: {jax.tree.structure(old)}, not '
+      f'{jax.tree.structure(new)}'
+    )
