@@ -23,8 +23,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxreid import optim, sharding, train_state, train_step
-from jaxreid.data.feed import Feed, open_feed
-from jaxreid.data.sampler import IdentitySampler
+from jaxreid.data.feed import RESIDENCIES, Feed, open_feed
+from jaxreid.data.sampler import IdentitySampler, check_batch
 from jaxreid.data.source import Records, Table, open_table
 from jaxreid.method import Key, Method
 from jaxreid.methods import baseline, lupi
@@ -72,11 +72,14 @@ def build(config: ml_collections.ConfigDict) -> Setup:
   Raises:
     ValueError: whatever the config or the data gets wrong, in a sentence.
   """
+  _check_values(config)
   mesh = sharding.make_mesh()
   sharding.check_divisible(
     config.batch.identities * config.batch.images_per_identity, mesh
   )
-  make_method(config, 2)  # complains of options before data is touched
+  # All options are complained of before data is touched.
+  method = make_method(config, 2)
+  make_optimizers(config, method, 1)
   train = open_split(config, 'train')
   sampler = make_sampler(config, train.records)
   method = make_method(config, sampler.num_classes)
@@ -140,7 +143,10 @@ def make_optimizers(
       f'unknown optimizer.name {name!r}; there are: ' + ', '.join(makers)
     )
   rate = optim.schedule(_plan(config), steps_per_epoch)
-  return {player: makers[name](rate, **options) for player in method.losses}
+  try:
+    return {player: makers[name](rate, **options) for player in method.losses}
+  except TypeError as error:
+    raise ValueError(f'config.optimizer: {error}') from error
 
 
 def open_split(config: ml_collections.ConfigDict, split: str) -> Table:
@@ -178,6 +184,8 @@ def held_out(
   """
   count = config.dataset.validation_identities
   identities = np.unique(records.identity)
+  if not count:
+    return ()
   if not 0 <= count <= len(identities) - config.batch.identities:
     raise ValueError(
       f'dataset.validation_identities={count} leaves fewer than '
@@ -187,6 +195,36 @@ def held_out(
   rng = np.random.default_rng(config.seed)
   drawn = rng.choice(identities, count, replace=False)
   return tuple(sorted(drawn.tolist()))
+
+
+def _check_values(config: ml_collections.ConfigDict):
+  """What needs neither data nor devices to be seen as wrong."""
+  check_batch(config.batch.identities, config.batch.images_per_identity)
+  for name, value, known in (
+    ('dataset.residency', config.dataset.residency, RESIDENCIES),
+    (
+      'evaluation.test_distance',
+      config.evaluation.test_distance,
+      ('sum', 'plain'),
+    ),
+  ):
+    if value not in known:
+      raise ValueError(f'{name} must be one of {known}, not {value!r}')
+  for name, value, least in (
+    ('log_every', config.log_every, 1),
+    ('checkpoint_every', config.checkpoint_every, 1),
+    ('evaluation.batch_size', config.evaluation.batch_size, 1),
+    ('profile_steps', config.profile_steps, 0),
+    ('schedule.epochs', config.schedule.epochs, 0),
+  ):
+    if value < least:
+      raise ValueError(f'{name} must be at least {least}, not {value}')
+  size = tuple(config.dataset.image_size)
+  if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+    raise ValueError(
+      'dataset.image_size must be a height and a width in pixels, such as '
+      f'(96, 48), not {size}'
+    )
 
 
 def _plan(config: ml_collections.ConfigDict) -> optim.Schedule:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -43,7 +44,9 @@ def main(argv: Sequence[str]):
   from jaxreid import train
 
   try:
-    run = train.open_run(config, _WORKDIR.value)
+    run = train.open_run(
+      config, flags.FLAGS.workdir, exists=_MODE.value == 'evaluate'
+    )
   except (ValueError, OSError) as error:
     _fail(error)
   try:
@@ -77,33 +80,71 @@ def _fail(error: object) -> NoReturn:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-  """Parses the flags; a config's own complaint becomes one sentence."""
-  _find_config_package(argv)
+  """Parses the flags; every mistake in them becomes one sentence."""
+  if any(flag in argv for flag in ('--help', '-h', '--helpfull')):
+    return app.parse_flags_with_usage(list(argv))
+  config = _value_of('config', argv)
+  if config is not None:
+    path = pathlib.Path(config.split(':')[0])
+    if not path.is_file():
+      _fail(f'the config file {path} does not exist; see the folder configs')
+    # A config file imports its neighbours, whatever the current folder is.
+    sys.path.append(str(path.absolute().parent.parent))
   try:
     rest = flags.FLAGS(argv)
-    if any(flag in argv for flag in ('--help', '-h', '--helpfull')):
-      return app.parse_flags_with_usage(list(argv))
-    for name in ('config', 'workdir'):
-      if flags.FLAGS[name].value is None:
-        _fail(f'--{name} is missing; see `python -m jaxreid.main --help`')
-  except (
-    flags.Error,
-    ValueError,
-    AttributeError,
-    KeyError,
-    OSError,
-    TypeError,
-  ) as error:
-    _fail(error.args[0] if isinstance(error, KeyError) else error)
+  except flags.Error as error:
+    _fail(_sentence(error))
+  except (AttributeError, KeyError):
+    # Overriding a field that is not there; all else is a bug to be shown.
+    unknown = _unknown_field(config, argv) if config else None
+    if unknown is None:
+      raise
+    _fail(unknown)
+  for name in ('config', 'workdir'):
+    if not flags.FLAGS[name].value:
+      _fail(f'--{name} is missing; see `python -m jaxreid.main --help`')
   return rest
 
 
-def _find_config_package(argv: Sequence[str]):
-  """Lets a config file import its neighbours from any current folder."""
+def _value_of(flag: str, argv: Sequence[str]) -> str | None:
+  """The last value given to a flag, as --flag=value or --flag value."""
+  value = None
+  for arg, following in zip(argv, [*argv[1:], ''], strict=True):
+    if arg in (f'--{flag}', f'-{flag}'):
+      value = following
+    elif arg.startswith((f'--{flag}=', f'-{flag}=')):
+      value = arg.partition('=')[2]
+  return value
+
+
+def _sentence(error: flags.Error) -> str:
+  """What a flag complains of; of a config file, its own ValueError."""
+  if 'parsing config file' not in str(error):
+    return str(error)
+  cause: BaseException = error
+  while cause.__context__:
+    cause = cause.__context__
+  if isinstance(cause, ValueError):
+    return str(cause)
+  raise error
+
+
+def _unknown_field(config: str, argv: Sequence[str]) -> str | None:
+  """Names the first override of a field that the config does not have."""
+  fields = flags.FLAGS['config'].parser.parse(config)
   for arg in argv:
-    if arg.startswith('--config='):
-      path = arg.removeprefix('--config=').split(':')[0]
-      sys.path.append(str(pathlib.Path(path).absolute().parent.parent))
+    if not arg.startswith('--config.'):
+      continue
+    name = arg.removeprefix('--config.').partition('=')[0]
+    known = fields
+    for part in name.split('.'):
+      if not isinstance(known, ml_collections.ConfigDict):
+        return f'the config has no field {name!r}: {part!r} is one too many'
+      if part.partition('[')[0] not in known:
+        there = ', '.join(sorted(known))
+        return f'the config has no field {name!r}; beside it are: {there}'
+      known = known[part.partition('[')[0]]
+  return None
 
 
 if __name__ == '__main__':

@@ -139,6 +139,7 @@ def _embed(
 ) -> dict[str, Embedded]:
   """Embeds rows[i], whose labels are table.records[i], by each branch."""
   embedded = {}
+  devices = setup.mesh.size
   for branch in branches:
     mine = np.flatnonzero(table.records.modality == PIXELS[branch])
     embed = jax.tree_util.Partial(
@@ -147,7 +148,9 @@ def _embed(
     features = evaluate.embed_all(
       embed,
       table.images,
-      config.evaluation.batch_size,
+      # The next multiple that the devices can share; the last batch is padded
+      # anyway.
+      config.evaluation.batch_size + -config.evaluation.batch_size % devices,
       sharding.batch_sharding(setup.mesh),
       rows[mine],
       f'embed {branch}',

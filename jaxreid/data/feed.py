@@ -24,6 +24,7 @@ from jaxreid import sharding
 from jaxreid.data.sampler import IdentitySampler
 
 MODALITIES = ('visible', 'infrared')
+RESIDENCIES = ('auto', 'device', 'host')
 # 'auto' puts the table on the devices if it takes at most this share of one.
 DEVICE_SHARE = 0.3
 
@@ -68,7 +69,7 @@ def open_feed(
   if residency == 'host':
     return _host_feed(images, sampler, mesh)
   raise ValueError(
-    f"dataset.residency must be 'auto', 'device' or 'host', not {residency!r}"
+    f'dataset.residency must be one of {RESIDENCIES}, not {residency!r}'
   )
 
 

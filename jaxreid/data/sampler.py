@@ -17,6 +17,16 @@ import numpy as np
 from jaxreid.data.source import INFRARED, VISIBLE, Records
 
 
+def check_batch(identities: int, images_per_identity: int):
+  """Raises ValueError on a batch without pairs or without negatives."""
+  if identities < 2 or images_per_identity < 2:
+    raise ValueError(
+      'a batch needs at least 2 identities and 2 images of each for the '
+      f'triplet losses, not batch.identities={identities} and '
+      f'batch.images_per_identity={images_per_identity}'
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class IdentitySampler:
   """P identities without replacement, K images of each per modality.
@@ -43,12 +53,7 @@ class IdentitySampler:
   _rows: dict[str, list[np.ndarray]] = dataclasses.field(init=False, repr=False)
 
   def __post_init__(self):
-    if self.identities < 2 or self.images_per_identity < 2:
-      raise ValueError(
-        'a batch needs at least 2 identities and 2 images of each for the '
-        f'triplet losses, not batch.identities={self.identities} and '
-        f'batch.images_per_identity={self.images_per_identity}'
-      )
+    check_batch(self.identities, self.images_per_identity)
     if self.identities > self.num_classes:
       raise ValueError(
         f'batch.identities={self.identities}, but the training data has '
