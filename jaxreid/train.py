@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from clu import parameter_overview, profiler
@@ -59,21 +60,34 @@ class Run(NamedTuple):
 
 
 def open_run(
-  config: ml_collections.ConfigDict, workdir: str | os.PathLike
+  config: ml_collections.ConfigDict,
+  workdir: str | os.PathLike,
+  exists: bool = False,
 ) -> Run:
   """Checks the config, the data and the workdir, and assembles the run.
 
+  Args:
+    config: of the run.
+    workdir: its folder.
+    exists: whether the folder must hold a run already; it is made otherwise.
+
   Raises:
     ValueError: if the config, the data or the workdir does not fit.
-    OSError: if the workdir cannot be written.
   """
   workdir = pathlib.Path(workdir).expanduser().absolute()
-  workdir.mkdir(parents=True, exist_ok=True)
-  _check_same_config(config, workdir / 'config.json')
+  saved = workdir / 'config.json'
+  if exists and not saved.exists():
+    raise ValueError(f'{workdir} holds no run to evaluate; train there first')
+  _make_writable(workdir)
+  _check_same_config(config, saved)
   setup = experiment.build(config)
   test = experiment.open_split(config, 'test')
   protocols = standard_protocols(test.records)
-  (workdir / 'config.json').write_text(_to_json(config))
+  # Last, so that a mistake leaves no workdir that refuses its correction; in
+  # one move, so that a kill leaves no half of it.
+  part = saved.with_suffix('.part')
+  part.write_text(_to_json(config))
+  part.replace(saved)
   return Run(config, workdir, setup, test, protocols)
 
 
@@ -168,19 +182,22 @@ def _loop(
     state, unread[step] = setup.step(
       state, setup.feed.pixels, inputs, setup.key
     )
-    last = step == total or bool(terminated)
-    saves = last or step % config.checkpoint_every == 0
-    logs = step == start + 1 or step % config.log_every == 0 or last
-    if not (logs or saves):
+    asked = bool(terminated)  # read once: the signal may come at any moment
+    planned = step == total or step % config.checkpoint_every == 0
+    written = step % config.log_every == 0 or step in (1, total)
+    if not (asked or planned or written or step == start + 1):
       continue
     values = _read(unread, checkpoints)
-    if step % config.log_every == 0 or step in (1, total):
+    if written:
       writer.write(step, values)
     progress(step, values)
-    if saves:
-      metrics = {} if terminated else _validate(run, state, step, writer)
+    if asked or planned:
+      _check_finite(state, values, checkpoints)
+      # An interrupted run is to leave the same numbers: no validation more or
+      # less than planned.
+      metrics = _validate(run, state, step, writer) if planned else {}
       checkpoint.save(checkpoints, state, metrics)
-    if terminated:
+    if asked:
       break
   progress.close()
   return state
@@ -193,19 +210,41 @@ def _read(
   for step, metrics in jax.device_get(unread).items():
     values = {name: float(value) for name, value in metrics.items()}
     if not all(np.isfinite(value) for value in values.values()):
-      checkpoints.wait_until_finished()
-      good = checkpoints.latest_step()
-      raise NonFiniteLossError(
-        f'step {step} is not finite: {_format(values)}; the last good '
-        + (
-          f'checkpoint is {checkpoints.directory / str(good)}'
-          if good is not None
-          else 'state is the start, no checkpoint was saved yet'
-        )
-        + '; a lower schedule.base_rate or a longer warm-up may help'
-      )
+      raise _not_finite(f'step {step} is not finite', values, checkpoints)
   unread.clear()
   return values
+
+
+def _check_finite(
+  state: TrainState, values: Mapping[str, float], checkpoints: Any
+):
+  """Refuses to save what a step with a finite loss may have left behind."""
+  if not _all_finite(state.variables):
+    what = f'step {int(state.step)} left parameters that are not finite'
+    raise _not_finite(what, values, checkpoints)
+
+
+@jax.jit
+def _all_finite(tree: Any) -> Array:
+  return jnp.all(
+    jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])
+  )
+
+
+def _not_finite(
+  what: str, values: Mapping[str, float], checkpoints: Any
+) -> NonFiniteLossError:
+  checkpoints.wait_until_finished()
+  good = checkpoints.latest_step()
+  last = (
+    f'checkpoint is {checkpoints.directory / str(good)}'
+    if good is not None
+    else 'state is the start, no checkpoint was saved yet'
+  )
+  return NonFiniteLossError(
+    f'{what}: {_format(values)}; the last good {last}; a lower '
+    'schedule.base_rate or a longer warm-up may help'
+  )
 
 
 def _validate(
@@ -264,6 +303,19 @@ def _format(values: Mapping[str, float]) -> str:
 
 def _to_json(config: ml_collections.ConfigDict) -> str:
   return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
+
+
+def _make_writable(workdir: pathlib.Path):
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    reason = 'no permission' if not os.access(workdir, os.W_OK) else ''
+  except OSError as error:
+    reason = f'{error.strerror}: {error.filename}'
+  if reason:
+    raise ValueError(
+      f'the workdir {workdir} cannot be written ({reason}); give another '
+      '--workdir'
+    )
 
 
 def _check_same_config(config: ml_collections.ConfigDict, saved: pathlib.Path):
