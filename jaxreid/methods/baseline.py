@@ -63,7 +63,8 @@ def baseline(
     test_feature: 'neck' (after the BNNeck) or 'pooled' (before it).
 
   Raises:
-    ValueError: on a modality, triplet or test feature that does not exist.
+    ValueError: on a modality, split, pooling, triplet or test feature that
+      does not exist.
   """
   _check(modalities, triplet, test_feature)
   # One stream has nothing to be private from.
@@ -120,7 +121,17 @@ def make_network(
   split: int,
   pooling: str,
 ) -> EmbeddingNetwork:
-  """Streams with `split` private stages, pooling, BNNeck and classifier."""
+  """Streams with `split` private stages, pooling, BNNeck and classifier.
+
+  Raises:
+    ValueError: on a split or pooling that does not exist.
+  """
+  if not 0 <= split <= len(stages):
+    raise ValueError(f'method.split must be 0 to {len(stages)}, not {split}')
+  if pooling not in ('gem', 'average'):
+    raise ValueError(
+      f"method.pooling must be 'gem' or 'average', not {pooling!r}"
+    )
   return EmbeddingNetwork(
     MultiStream(tuple(stages), split, tuple(streams)),
     Head(num_classes, pooling),
@@ -170,20 +181,23 @@ def make_embed(
   """`Method.embed`: which stream an image passes, and which feature counts.
 
   A network of one stream sends everything through it. Otherwise an image
-  passes the stream of its modality; a gray one passes 'intermediate' if the
-  network has it and 'visible' if not.
+  passes the stream of its modality; where there is none, a gray one passes
+  'intermediate' or else 'visible', a visible one 'gray'.
   """
+  choices = {
+    'visible': ('visible', 'gray'),
+    'infrared': ('infrared',),
+    'gray': ('gray', 'intermediate', 'visible'),
+  }
 
   def stream_of(modality: str) -> str:
-    if modality not in ('visible', 'infrared', 'gray'):
+    if modality not in choices:
       raise ValueError(
         f"modality must be 'visible', 'infrared' or 'gray', not {modality!r}"
       )
     if len(streams) == 1:
       return streams[0]
-    if modality == 'gray':
-      return 'intermediate' if 'intermediate' in streams else 'visible'
-    return modality
+    return next(s for s in choices[modality] if s in streams)
 
   def embed(
     variables: Variables, images: UInt8[Array, 'b h w 3'], modality: str
@@ -221,4 +235,9 @@ def _check(modalities: Sequence[str], triplet: str, test_feature: str):
   if not modalities or set(modalities) - known:
     raise ValueError(
       f'method.modalities must be some of {sorted(known)}, not {modalities}'
+    )
+  if len(modalities) > 1 and 'infrared' not in modalities:
+    raise ValueError(
+      'method.modalities must have infrared if there are several (no stream '
+      f'could embed an infrared image), not {modalities}'
     )
