@@ -33,15 +33,15 @@ class Difficulty:
     yaw_jitter: half-width, in degrees, around one of eight view angles.
   """
 
-  body_spread: float = 1.0
-  pattern_attenuation: Range = (0.15, 0.85)
+  body_spread: float = 1.25
+  pattern_attenuation: Range = (0.45, 1.0)
   garment_reflectance: Range = (0.10, 0.92)
-  plain_share: float = 0.30
+  plain_share: float = 0.15
   camera_tint: float = 0.16
   camera_gain: Range = (0.72, 1.12)
   frame_gain: Range = (0.85, 1.15)
-  noise: float = 1.0
-  resolution: Range = (0.40, 0.90)
+  noise: float = 0.6
+  resolution: Range = (0.50, 0.95)
   crop_shift: float = 0.03
   crop_scale: Range = (0.88, 1.00)
   occlusion: float = 0.15
