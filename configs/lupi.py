@@ -53,7 +53,11 @@ ABLATIONS: dict[str, dict] = {
   'id_only': {**_PLAIN_VIEWS, 'triplet_weight': 0.0, 'color_free_weight': 0.0},
   'triplet_only': {**_PLAIN_VIEWS, 'color_free_weight': 0.0},
   'color_only': {**_PLAIN_VIEWS, 'triplet_weight': 0.0},
-  'released_losses': {'triplet_reduction': 'mean', 'color_free': 'mse'},
+  'released_losses': {
+    'triplet_reduction': 'mean',
+    'triplet_weight': 1.0,
+    'color_free': 'mse',
+  },
   'pretrained': {**_SINGLE, 'modalities': ('visible',)},
 }
 
@@ -117,9 +121,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     'warmup_by': 'epoch',
   }
 
-  _apply(config, common.choose(ABLATIONS, options['ablation']))
   if options['dataset'] == 'synthetic_reid':
     common.shrink(config)
+    # From random weights, losses that pull the streams together would win
+    # before there is anything to tell people apart by.
+    config.method.triplet_weight = 1 / 3
+    config.method.color_free_weight = 1.0
+  _apply(config, common.choose(ABLATIONS, options['ablation']))
   if options['ablation'] == 'pretrained':
     config.schedule.epochs = 0.0
   return config

@@ -33,8 +33,10 @@ def training_view(
     float32 images, normalised by ImageNet's mean and deviation.
   """
   crop_key, flip_key, erase_key = jax.random.split(key, 3)
-  images = geometry.pad_and_crop(crop_key, images, padding)
+  # Flipped first: the same distribution as flipping last, but the compiler
+  # then reads a derived image once.
   images = geometry.random_flip(flip_key, images)
+  images = geometry.pad_and_crop(crop_key, images, padding)
   images = color.normalize(images)
   if erasing:
     images = geometry.random_erasing(
