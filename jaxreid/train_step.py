@@ -89,9 +89,10 @@ def _move(
 
 
 def _check_structure(player: str, new: Any, old: Any):
-  if jax.tree.structure(new) != jax.tree.structure(old):
+  found: Any = jax.tree.structure(new)
+  expected: Any = jax.tree.structure(old)
+  if found != expected:
     raise ValueError(
       f'the loss of {player!r} must return the model state of {player!r} '
-      f'alone and whole in Aux.model_state: {jax.tree.structure(old)}, not '
-      f'{jax.tree.structure(new)}'
+      f'alone and whole in Aux.model_state: {expected}, not {found}'
     )
