@@ -80,24 +80,39 @@ def open_table(
   from tfds_builders import prepare  # lazily: only the host that reads needs it
 
   folder = prepare.prepare(name, data_dir, config or None)
-  stem = _decoded(folder, split, image_size)
-  labels = np.load(stem.with_suffix('.records.npy'))
-  return Table(
-    np.load(stem.with_suffix('.pixels.npy'), mmap_mode='r'),
-    Records(*labels),
-    prepare.read_fingerprint(folder)['sha256'],
-  )
-
-
-def _decoded(
-  folder: pathlib.Path, split: str, image_size: tuple[int, int]
-) -> pathlib.Path:
-  """The stem of the decoded files of a split; decodes if they are missing."""
   height, width = image_size
   stem = folder / 'decoded' / f'{split}_{height}x{width}'
-  pixels = stem.with_suffix('.pixels.npy')
-  if pixels.exists():
-    return stem
+  loaded = _load(stem)
+  if loaded is None:
+    _decode(folder, split, image_size, stem)
+    loaded = _load(stem)
+  if loaded is None:
+    raise ValueError(f'{stem.parent} does not keep what is written there')
+  try:
+    fingerprint = prepare.read_fingerprint(folder)['sha256']
+  except (ValueError, KeyError) as error:
+    raise _unreadable(folder, error) from error
+  return Table(*loaded, fingerprint)
+
+
+def _load(stem: pathlib.Path) -> tuple[np.ndarray, Records] | None:
+  """Pixels and labels as decoded; None if they are missing or damaged."""
+  try:
+    labels = np.load(stem.with_suffix('.records.npy'))
+    pixels = np.load(stem.with_suffix('.pixels.npy'), mmap_mode='r')
+  except (OSError, ValueError, EOFError):
+    return None
+  whole = labels.shape == (len(Records._fields), len(pixels))
+  return (pixels, Records(*labels)) if whole else None
+
+
+def _decode(
+  folder: pathlib.Path,
+  split: str,
+  image_size: tuple[int, int],
+  stem: pathlib.Path,
+):
+  """Writes STEM.records.npy and STEM.pixels.npy, each in one move."""
   stem.parent.mkdir(exist_ok=True)
   source = _data_source(folder, split)
   part = stem.with_suffix(f'.{os.getpid()}.part')
@@ -105,22 +120,31 @@ def _decoded(
     labels = _decode_all(source, part, image_size, f'decode {split}')
     # The pixels come last: where they exist, everything does.
     _save_labels(stem.with_suffix('.records.npy'), labels)
-    os.replace(part, pixels)
+    os.replace(part, stem.with_suffix('.pixels.npy'))
   finally:
     part.unlink(missing_ok=True)
-  return stem
 
 
 def _data_source(folder: pathlib.Path, split: str) -> Any:
   import tensorflow_datasets as tfds
 
-  builder = tfds.builder_from_directory(folder)
-  if split not in builder.info.splits:
-    raise ValueError(
-      f'{folder} has the splits {sorted(builder.info.splits)}, not {split!r}'
-    )
-  return builder.as_data_source(
-    split, decoders={'image': tfds.decode.SkipDecoding()}
+  decoders = {'image': tfds.decode.SkipDecoding()}
+  try:
+    builder = tfds.builder_from_directory(folder)
+    splits = sorted(builder.info.splits)
+    if split in splits:
+      source = builder.as_data_source(split, decoders=decoders)
+      source[0]  # files are opened by the first read
+      return source
+  except Exception as error:  # the readers of files have many kinds
+    raise _unreadable(folder, error) from error
+  raise ValueError(f'{folder} has the splits {splits}, not {split!r}')
+
+
+def _unreadable(folder: pathlib.Path, error: Exception) -> ValueError:
+  return ValueError(
+    f'the dataset in {folder} cannot be read ({error}); delete that folder '
+    'and prepare it again'
   )
 
 
@@ -132,15 +156,17 @@ def _decode_all(
     part, 'w+', np.uint8, (len(source), *image_size, 3)
   )
   labels = np.zeros((len(Records._fields), len(source)), np.int64)
-  failures: list[str] = []
+  failures: list[tuple[int, str]] = []
 
   def decode(row: int):
-    record = source[row]
-    labels[:, row] = [record[field] for field in Records._fields]
+    who = f'row {row}'
     try:
+      record = source[row]
+      who = f'{who} ({_describe(record)})'
+      labels[:, row] = [record[field] for field in Records._fields]
       pixels[row] = decode_image(record['image'], image_size)
-    except (OSError, ValueError, SyntaxError) as error:
-      failures.append(f'row {row} ({_describe(record)}): {error}')
+    except (OSError, ValueError, SyntaxError, RuntimeError) as error:
+      failures.append((row, f'{who}: {error}'))
 
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     decoded = pool.map(decode, range(len(source)))
@@ -151,7 +177,8 @@ def _decode_all(
   if failures:
     raise ValueError(
       f'{len(failures)} images of {part.parent.parent} cannot be decoded; '
-      'prepare the dataset again:\n' + '\n'.join(sorted(failures))
+      'delete that folder and prepare it again:\n'
+      + '\n'.join(sentence for _, sentence in sorted(failures))
     )
   pixels.flush()
   return labels
