@@ -11,13 +11,17 @@ import argparse
 import concurrent.futures
 import json
 import pathlib
+import queue
 import statistics
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 HEADLINE = ('agw', 'gray', 'random_gray', '')
-OTHERS = ('visible_only', 'infrared_only', 'gray_only') + (
+OTHERS = (
+  'visible_only',
+  'infrared_only',
+  'gray_only',
   'id_only',
   'triplet_only',
   'color_only',
@@ -58,13 +62,24 @@ def main():
   """Runs what is missing, then prints."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--out', type=pathlib.Path, required=True)
-  parser.add_argument('--epochs', type=float, default=3.2)
-  parser.add_argument('--parallel', type=int, default=1)
+  parser.add_argument('--epochs', type=float, default=3.6)
+  parser.add_argument(
+    '--parallel', type=int, default=1, help='runs at a time, one core each'
+  )
   options = parser.parse_args()
   runs = [(name, 0) for name in HEADLINE + OTHERS]
   runs += [(name, seed) for seed in (1, 2) for name in HEADLINE]
+  cores: queue.Queue = queue.Queue()
+  for core in range(options.parallel):
+    cores.put(core)
+
+  def run(row: tuple[str, int]):
+    core = cores.get()
+    run_row(*row, options, core)
+    cores.put(core)
+
   with concurrent.futures.ThreadPoolExecutor(options.parallel) as pool:
-    list(pool.map(lambda run: run_row(*run, options), runs))
+    list(pool.map(run, runs))
   print(tables(options.out))
 
 
@@ -72,13 +87,15 @@ def workdir(out: pathlib.Path, ablation: str, seed: int) -> pathlib.Path:
   return out / f'{ablation or "lupi"}_{seed}'
 
 
-def run_row(ablation: str, seed: int, options: argparse.Namespace):
+def run_row(ablation: str, seed: int, options: argparse.Namespace, core: int):
   folder = workdir(options.out, ablation, seed)
   if (folder / 'results.json').exists():
     return
   folder.mkdir(parents=True, exist_ok=True)
   epochs = options.epochs
+  alone = [] if options.parallel == 1 else ['taskset', '-c', str(core)]
   command = [
+    *alone,
     *(sys.executable, '-m', 'jaxreid.main', f'--workdir={folder}'),
     f'--config=configs/lupi.py:ablation={ablation}',
     f'--config.seed={seed}',
@@ -105,7 +122,7 @@ def tables(out: pathlib.Path) -> str:
 def _searches(out: pathlib.Path, rows: dict) -> list[str]:
   lines = [
     '| row | seeds | rank-1 | mAP | multi-shot rank-1 | multi-shot mAP | '
-    "SYSU-MM01 in the paper: rank-1, mAP | parameters at test |",
+    'SYSU-MM01 in the paper: rank-1, mAP | parameters at test |',
     '| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |',
   ]
   for ablation, (title, rank1, mean_ap) in rows.items():

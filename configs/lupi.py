@@ -125,7 +125,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     common.shrink(config)
     # From random weights, losses that pull the streams together would win
     # before there is anything to tell people apart by.
-    config.method.triplet_weight = 1 / 3
+    config.method.triplet_weight = 0.1
     config.method.color_free_weight = 1.0
   _apply(config, common.choose(ABLATIONS, options['ablation']))
   if options['ablation'] == 'pretrained':
