@@ -2,7 +2,7 @@
 
 Synopsis:
 
-  method = lupi(num_classes=395, backbone=ResNetStages('resnet50'))
+  method = lupi(num_classes=395, stages=resnet_stages('resnet50'))
   variables = method.init(key, batch)
   batch = method.augment(key, batch)
   loss, aux = method.losses['backbone'](variables, batch, key, {})
