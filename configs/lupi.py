@@ -5,7 +5,8 @@
 trains on the rendered set with a small backbone (docs/results.md has what to
 expect), and
 
-  python -m jaxreid.main --config=configs/lupi.py:dataset=sysu_mm01
+  python -m jaxreid.main --config=configs/lupi.py:dataset=sysu_mm01 \
+    --workdir=/tmp/lupi_sysu
 
 is the paper's setting: Alehdaghi et al., "Visible-Infrared Person
 Re-Identification Using Privileged Intermediate Information", 2022. Published,
@@ -27,6 +28,8 @@ sysu_mm01, regdb; ablation=NAME, a column or row of the paper's tables:
   id_only         table 5 'Baseline': three streams, identity loss alone
   triplet_only    table 5 'Triplet Loss': + L_tri
   color_only      table 5 'Color Loss': + L_c
+  no_intermediate no Z: two streams, L_id and the triplet between V and I (the
+                  authors' fallback without gray images)
   released_losses the losses of the authors' code: mean of the three triplet
                   terms, 10 x mean squared error as L_c
   pretrained      table 4 'Pre-trained': no training; needs backbone.pretrained
@@ -53,10 +56,12 @@ ABLATIONS: dict[str, dict] = {
   'id_only': {**_PLAIN_VIEWS, 'triplet_weight': 0.0, 'color_free_weight': 0.0},
   'triplet_only': {**_PLAIN_VIEWS, 'color_free_weight': 0.0},
   'color_only': {**_PLAIN_VIEWS, 'triplet_weight': 0.0},
+  'no_intermediate': {**_PLAIN_VIEWS, 'intermediate': 'none'},
   'released_losses': {
     'triplet_reduction': 'mean',
     'triplet_weight': 1.0,
     'color_free': 'mse',
+    'color_free_weight': 10.0,
   },
   'pretrained': {**_SINGLE, 'modalities': ('visible',)},
 }
@@ -95,7 +100,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     'triplet_reduction': 'sum',
     'color_free': 'threshold',
     'color_free_weight': 10.0,
+    'color_free_threshold': 0.5,
     'kl_weight': 0.5,
+    'kl_order': 'z_v',
     'label_smoothing': 0.0,
     'padding': 10,
     'erasing': 0.5,

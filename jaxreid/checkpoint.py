@@ -37,16 +37,14 @@ def open_checkpoints(
   if keep_best:
     keep.append(
       checkpoint_managers.BestN(
-        get_metric_fn=lambda metrics: metrics.get(BEST_METRIC, float('-inf')),
+        get_metric_fn=_judge,
         reverse=False,
         n=1,
       )
     )
   options = ocp.CheckpointManagerOptions(
     preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
-    best_fn=(lambda metrics: metrics.get(BEST_METRIC, float('-inf')))
-    if keep_best
-    else None,
+    best_fn=_judge if keep_best else None,
     best_mode='max',
     create=True,
   )
@@ -89,11 +87,16 @@ def restore(
     ) from error
 
 
+def _judge(metrics: Mapping[str, float]) -> float:
+  """A checkpoint that was not validated is never the best."""
+  return metrics.get(BEST_METRIC, float('-inf'))
+
+
 def _shape(array: Any) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
 
-def best_step(
+def reported_step(
   checkpoints: ocp.CheckpointManager, keep_best: bool
 ) -> int | None:
   """The step to report: the best if that is kept, else the latest."""

@@ -47,6 +47,7 @@ class Setup(NamedTuple):
     sampler: the rows of each step.
     feed: the pixels of each step.
     total_steps: of the whole schedule.
+    images_per_step: images that pass the network in a step, all streams.
     key: of the run; steps fold their number into it.
     init: () -> the state before the first step, on the devices.
     shapes: () -> its shapes, types and shardings; nothing is computed.
@@ -60,6 +61,7 @@ class Setup(NamedTuple):
   sampler: IdentitySampler
   feed: Feed
   total_steps: int
+  images_per_step: int
   key: Key
   init: Callable[[], TrainState]
   shapes: Callable[[], TrainState]
@@ -80,6 +82,7 @@ def build(config: ml_collections.ConfigDict) -> Setup:
   # All options are complained of before data is touched.
   method = make_method(config, 2)
   make_optimizers(config, method, 1)
+  weights = _read_weights(config)
   train = open_split(config, 'train')
   sampler = make_sampler(config, train.records)
   method = make_method(config, sampler.num_classes)
@@ -95,7 +98,8 @@ def build(config: ml_collections.ConfigDict) -> Setup:
     feed=feed,
     total_steps=optim.total_steps(_plan(config), sampler.steps_per_epoch),
     key=jax.device_put(key, sharding.replicated(mesh)),
-    init=functools.partial(_init, config, create, mesh),
+    images_per_step=_count_images(config, method, sampler.batch_size),
+    init=functools.partial(_init, create, weights, mesh),
     shapes=functools.partial(_shapes, create, mesh),
     step=_jit_step(method, optimizers, feed, mesh),
   )
@@ -216,9 +220,22 @@ def _check_values(config: ml_collections.ConfigDict):
     ('evaluation.batch_size', config.evaluation.batch_size, 1),
     ('profile_steps', config.profile_steps, 0),
     ('schedule.epochs', config.schedule.epochs, 0),
+    ('seed', config.seed, 0),
+    ('method.padding', config.method.padding, 0),
+    ('backbone.last_stride', config.backbone.last_stride, 1),
   ):
     if value < least:
       raise ValueError(f'{name} must be at least {least}, not {value}')
+  for name in ('erasing', 'label_smoothing'):
+    if not 0 <= config.method.get(name, 0.0) <= 1:
+      raise ValueError(
+        f'method.{name} must be from 0 to 1, not {config.method[name]}'
+      )
+  if config.schedule.epochs == 0 and not config.backbone.pretrained:
+    raise ValueError(
+      'with schedule.epochs=0 nothing is trained, and no weights are given: '
+      'set --config.backbone.pretrained=FILE.safetensors'
+    )
   size = tuple(config.dataset.image_size)
   if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
     raise ValueError(
@@ -237,14 +254,9 @@ def _creator(
   optimizers: dict[str, optax.GradientTransformation],
 ) -> Callable[[], TrainState]:
   """() -> the state before the first step, from random parameters."""
-  shape = (2, *config.dataset.image_size, 3)
 
   def create() -> TrainState:
-    batch = {
-      'visible': jnp.zeros(shape, jnp.uint8),
-      'infrared': jnp.zeros(shape, jnp.uint8),
-      'label': jnp.arange(2, dtype=jnp.int32),
-    }
+    batch = _raw_batch(config, 2)
     # A stream of its own: steps fold their number into the run's key.
     key = jax.random.key(config.seed + (1 << 20))
     return train_state.create(method, optimizers, key, batch)
@@ -252,10 +264,29 @@ def _creator(
   return create
 
 
+def _raw_batch(
+  config: ml_collections.ConfigDict, count: int
+) -> dict[str, Array]:
+  """A black raw batch, for its shapes."""
+  shape = (count, *config.dataset.image_size, 3)
+  return {
+    'visible': jnp.zeros(shape, jnp.uint8),
+    'infrared': jnp.zeros(shape, jnp.uint8),
+    'label': jnp.arange(count, dtype=jnp.int32),
+  }
+
+
+def _count_images(
+  config: ml_collections.ConfigDict, method: Method, batch_size: int
+) -> int:
+  views = jax.eval_shape(
+    lambda: method.augment(jax.random.key(0), _raw_batch(config, batch_size))
+  )
+  return sum(len(view) for view in views.values() if view.ndim == 4)
+
+
 def _init(
-  config: ml_collections.ConfigDict,
-  create: Callable[[], TrainState],
-  mesh: Mesh,
+  create: Callable[[], TrainState], weights: Any, mesh: Mesh
 ) -> TrainState:
   """The first state, replicated; with pretrained stages where given."""
   place = sharding.replicated(mesh)
@@ -263,9 +294,7 @@ def _init(
   cpu = mesh.devices.flat[0].platform == 'cpu'
   options = {'xla_backend_optimization_level': 0} if cpu else {}
   state = jax.jit(create, out_shardings=place, compiler_options=options)()
-  if not config.backbone.pretrained:
-    return state
-  return _fill(config, state, place)
+  return state if weights is None else _fill(state, weights, place)
 
 
 def _shapes(create: Callable[[], TrainState], mesh: Mesh) -> TrainState:
@@ -276,13 +305,19 @@ def _shapes(create: Callable[[], TrainState], mesh: Mesh) -> TrainState:
   )
 
 
-def _fill(
-  config: ml_collections.ConfigDict, state: TrainState, place: Any
-) -> TrainState:
-  """`state` with its backbone's stages from `config.backbone.pretrained`."""
-  weights = pretrained.convert(
-    pretrained.load(config.backbone.pretrained), config.backbone.name
-  )
+def _read_weights(config: ml_collections.ConfigDict) -> Any:
+  """The stages of `backbone.pretrained`; None if none are given."""
+  path = config.backbone.pretrained
+  if not path:
+    return None
+  try:
+    return pretrained.convert(pretrained.load(path), config.backbone.name)
+  except (OSError, ImportError) as error:
+    raise ValueError(f'backbone.pretrained: {error}') from error
+
+
+def _fill(state: TrainState, weights: Any, place: Any) -> TrainState:
+  """`state` with the stages of its backbone replaced by `weights`."""
   player = baseline.PLAYER
   filled = pretrained.fill_stages(
     {

@@ -35,9 +35,10 @@ class MetricWriter:
 
   Each call of `write` adds one line, `{"step": 20, "loss": 0.25}`, with the
   numbers in full precision and nothing that depends on the clock, so runs
-  with the same bits leave the same file. A line is on disk when `write`
-  returns; one torn by a crash is dropped at the next start. A number that is
-  not finite is written as `NaN` or `Infinity`, as Python's json reads it.
+  with the same bits leave the same file. A line survives a kill once `write`
+  has returned; one torn by a crash is dropped at the next start. A number
+  that is not finite is written as `NaN` or `Infinity`, as Python's json reads
+  it.
   """
 
   def __init__(

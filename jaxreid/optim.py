@@ -2,7 +2,7 @@
 
 Synopsis:
 
-  plan = Schedule(0.1, epochs=80, warmup_epochs=10, decay_epochs=(20, 50))
+  plan = Schedule(0.1, epochs=81, warmup_epochs=10, decay_epochs=(20, 50))
   optimizer = sgd(
     schedule(plan, steps_per_epoch=696), multipliers={'backbone': 0.1}
   )
@@ -24,7 +24,7 @@ import optax
 class Schedule(NamedTuple):
   """A learning rate with warm-up and steps, in epochs.
 
-  AGW and LUPI: `Schedule(0.1, 80, 10, (20, 50))`, i.e. 0.1 (e + 1) / 10 in
+  AGW and LUPI: `Schedule(0.1, 81, 10, (20, 50))`, i.e. 0.1 (e + 1) / 10 in
   epochs e < 10, then 0.1, 0.01 from epoch 20, 0.001 from epoch 50. BoT and XIV:
   `Schedule(3.5e-4, 120, 10, (39, 69), warmup_start=0.01)`.
 

@@ -28,6 +28,7 @@ from jaxreid.evaluation.protocols import Protocol
 from jaxreid.experiment import Setup, held_out
 from jaxreid.models.streams import count_parameters
 from jaxreid.train_state import TrainState
+from jaxreid.workdir import replace_text
 
 MODALITIES = ('visible', 'infrared')
 # Pixels of which modality a branch embeds.
@@ -92,17 +93,20 @@ def write(workdir: pathlib.Path, report: dict[str, Any]):
   """Writes results.json and results.md into the workdir."""
   data = {name: value for name, value in report.items() if name != 'table'}
   text = json.dumps(data, indent=2, sort_keys=True) + '\n'
-  (workdir / 'results.json').write_text(text)
-  (workdir / 'results.md').write_text(_markdown(report))
+  replace_text(workdir / 'results.md', _markdown(report))
+  # Last: where it is, the run is done.
+  replace_text(workdir / 'results.json', text)
 
 
 def git_commit() -> str | None:
-  """The commit of the source tree, '+changes' if edited; None if it is none."""
+  """The commit of this source tree, '+changes' if edited; None without git."""
   folder = pathlib.Path(__file__).parent
   git = functools.partial(
     subprocess.run, cwd=folder, capture_output=True, text=True, check=True
   )
   try:
+    # Fails where the package merely lies inside somebody's repository.
+    git(['git', 'ls-files', '--error-unmatch', pathlib.Path(__file__).name])
     commit = git(['git', 'rev-parse', 'HEAD']).stdout.strip()
     changes = git(['git', 'status', '--porcelain', '-uno', '.']).stdout.strip()
   except (OSError, subprocess.CalledProcessError):
@@ -166,7 +170,11 @@ def _embed_branch(embed: Callable, branch: str) -> Callable:
 
 
 def _domain_shift(embedded: Mapping[str, Embedded]) -> dict[str, float]:
-  """Squared maximum mean discrepancy between V, I and Z, one length scale."""
+  """Squared maximum mean discrepancy between V, I and the gray Z.
+
+  Z is the fixed gray version of V, embedded as `Method.embed` does it. One
+  length scale serves all pairs, so that they can be compared.
+  """
   vectors = {m: e.features[:, 0] for m, e in embedded.items()}
   scale = discrepancy.median_squared_distance(*vectors.values())
   return {
@@ -178,8 +186,7 @@ def _domain_shift(embedded: Mapping[str, Embedded]) -> dict[str, float]:
 
 
 def _markdown(report: Mapping[str, Any]) -> str:
-  config, point = report['config'], report['checkpoint']
-  distance = config['evaluation']['test_distance']
+  config = report['config']
   shift = ', '.join(
     f'{pair} {value:.3f}' for pair, value in report['domain_shift'].items()
   )
@@ -187,13 +194,12 @@ def _markdown(report: Mapping[str, Any]) -> str:
 
 {report['table']}
 
-* checkpoint: {point['which']}, step {point['step']}
-* feature: {report['test_feature']}; distance: {distance}
 * seed: {config['seed']}
 * parameters used at test: {report['parameters_at_test']:,}
-* domain shift (squared maximum mean discrepancy): {shift}
+* domain shift (squared maximum mean discrepancy; gray is the fixed gray of
+  visible): {shift}
 * dataset fingerprint: {report['dataset_fingerprint']}
-* commit: {report['git_commit']}; jaxreid {report['jaxreid']}
+* commit that evaluated: {report['git_commit']}; jaxreid {report['jaxreid']}
 
 ```json
 {json.dumps(config, indent=2, sort_keys=True)}

@@ -11,7 +11,6 @@ the end, results.json and results.md. The same command after a kill goes on
 from the last checkpoint and ends with the same bits.
 """
 
-import json
 import os
 import pathlib
 import signal
@@ -31,6 +30,7 @@ from jaxreid.evaluation.protocols import Protocol, standard_protocols
 from jaxreid.experiment import Setup
 from jaxreid.metric_writer import MetricWriter, ProgressLine
 from jaxreid.train_state import TrainState
+from jaxreid.workdir import claim, open_workdir
 
 
 class RunError(RuntimeError):
@@ -74,21 +74,13 @@ def open_run(
   Raises:
     ValueError: if the config, the data or the workdir does not fit.
   """
-  workdir = pathlib.Path(workdir).expanduser().absolute()
-  saved = workdir / 'config.json'
-  if exists and not saved.exists():
-    raise ValueError(f'{workdir} holds no run to evaluate; train there first')
-  _make_writable(workdir)
-  _check_same_config(config, saved)
+  folder = open_workdir(workdir, config, exists)
   setup = experiment.build(config)
   test = experiment.open_split(config, 'test')
   protocols = standard_protocols(test.records)
-  # Last, so that a mistake leaves no workdir that refuses its correction; in
-  # one move, so that a kill leaves no half of it.
-  part = saved.with_suffix('.part')
-  part.write_text(_to_json(config))
-  part.replace(saved)
-  return Run(config, workdir, setup, test, protocols)
+  # Last, so that a mistake leaves no workdir that refuses its correction.
+  claim(folder, config, test.fingerprint)
+  return Run(config, folder, setup, test, protocols)
 
 
 def train(run: Run) -> TrainState:
@@ -112,7 +104,8 @@ def train(run: Run) -> TrainState:
       _Terminated() as terminated,
     ):
       state = _loop(run, state, checkpoints, writer, terminated)
-    checkpoints.wait_until_finished()
+      # A second signal must not cut off the save.
+      checkpoints.wait_until_finished()
     if terminated:
       print(
         f'saved step {int(state.step)} on SIGTERM; the same command goes on '
@@ -136,7 +129,7 @@ def evaluate(run: Run) -> dict[str, Any]:
   """
   keep_best = bool(run.config.dataset.validation_identities)
   with checkpoint.open_checkpoints(run.workdir, keep_best) as checkpoints:
-    step = checkpoint.best_step(checkpoints, keep_best)
+    step = checkpoint.reported_step(checkpoints, keep_best)
     if step is None:
       raise RunError(
         f'{run.workdir} has no checkpoint to evaluate; train there first'
@@ -147,15 +140,19 @@ def evaluate(run: Run) -> dict[str, Any]:
   )
   which = 'best' if keep_best else 'last'
   report['checkpoint'] = {'step': step, 'which': which}
+  report['table'] += (
+    f' Checkpoint: {which}, step {step}. Feature: {report["test_feature"]}, '
+    f'distance: {run.config.evaluation.test_distance}.'
+  )
   results.write(run.workdir, report)
   return report
 
 
 def _restore(run: Run, checkpoints: Any, step: int | None) -> TrainState:
   """The checkpoint of `step`; the state before the first step if None."""
-  if step is None:
-    return run.setup.init()
   try:
+    if step is None:
+      return run.setup.init()
     return checkpoint.restore(checkpoints, run.setup.shapes(), step)
   except ValueError as error:
     raise RunError(str(error)) from error
@@ -170,19 +167,18 @@ def _loop(
 ) -> TrainState:
   config, setup = run.config, run.setup
   start, total = int(state.step), setup.total_steps
-  images = setup.sampler.batch_size * 2
-  progress = ProgressLine(total, images, start)
+  progress = ProgressLine(total, setup.images_per_step, start)
   unread: dict[int, Mapping[str, Array]] = {}
   if start == total == 0:
     checkpoint.save(checkpoints, state)
   for step, inputs in zip(
     range(start + 1, total + 1), setup.feed.inputs(start), strict=False
   ):
-    _profile(run, step - start)
     state, unread[step] = setup.step(
       state, setup.feed.pixels, inputs, setup.key
     )
     asked = bool(terminated)  # read once: the signal may come at any moment
+    _profile(run, step - start, last=asked or step == total)
     planned = step == total or step % config.checkpoint_every == 0
     written = step % config.log_every == 0 or step in (1, total)
     if not (asked or planned or written or step == start + 1):
@@ -280,13 +276,12 @@ class _Terminated:
     self._asked = True
 
 
-def _profile(run: Run, steps_done: int):
+def _profile(run: Run, steps_done: int, last: bool):
   """Profiles `profile_steps` steps into WORKDIR/tensorboard, after ten."""
-  if not run.config.profile_steps:
-    return
-  if steps_done == 10:
+  end = 10 + run.config.profile_steps
+  if 10 == steps_done < end and not last:
     profiler.start(str(run.workdir / 'tensorboard'))
-  elif steps_done == 10 + run.config.profile_steps:
+  elif (10 < steps_done < end and last) or 10 < steps_done == end:
     profiler.stop()
 
 
@@ -299,59 +294,3 @@ def _write_overview(state: TrainState, workdir: pathlib.Path):
 
 def _format(values: Mapping[str, float]) -> str:
   return ', '.join(f'{name} {value:.4g}' for name, value in values.items())
-
-
-def _to_json(config: ml_collections.ConfigDict) -> str:
-  return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
-
-
-def _make_writable(workdir: pathlib.Path):
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    reason = 'no permission' if not os.access(workdir, os.W_OK) else ''
-  except OSError as error:
-    reason = f'{error.strerror}: {error.filename}'
-  if reason:
-    raise ValueError(
-      f'the workdir {workdir} cannot be written ({reason}); give another '
-      '--workdir'
-    )
-
-
-def _check_same_config(config: ml_collections.ConfigDict, saved: pathlib.Path):
-  """Raises ValueError if the workdir belongs to a run of another config."""
-  if not saved.exists():
-    return
-  old = _flatten(json.loads(saved.read_text()))
-  new = _flatten(json.loads(_to_json(config)))
-  different = sorted(
-    name
-    for name in old.keys() | new.keys()
-    if old.get(name) != new.get(name) and name not in FREE_TO_CHANGE
-  )
-  if different:
-    changes = ', '.join(
-      f'{name} {old.get(name)!r} -> {new.get(name)!r}' for name in different
-    )
-    raise ValueError(
-      f'{saved.parent} holds a run of another config ({changes}); give another '
-      '--workdir, or the same config to go on'
-    )
-
-
-# Fields that may differ between starts of one run: they change no result.
-FREE_TO_CHANGE = (
-  'dataset.data_dir',
-  'evaluation.batch_size',
-  'profile_steps',
-)
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  flat: dict[str, Any] = {}
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      flat.update(_flatten(value, f'{prefix}{name}.'))
-    else:
-      flat[prefix + name] = value
-  return flat

@@ -21,28 +21,20 @@ EVERYWHERE = ('absl', 'jax', 'jaxtyping', 'numpy')
 # room: (what it may import of ours, third-party packages beside EVERYWHERE)
 ROOMS = {
   # Entry points: anything below them.
-  'jaxreid.main': (('jaxreid',), ('clu', 'ml_collections')),
-  'jaxreid.dry_run': (('jaxreid',), ('clu', 'ml_collections')),
-  'jaxreid.export': (('jaxreid',), ('ml_collections',)),
-  'jaxreid.report': (('jaxreid',), ()),
-  'jaxreid.search': (('jaxreid',), ('ml_collections',)),
-  'jaxreid.tables': (('jaxreid',), ('ml_collections',)),
+  'jaxreid.main': (('jaxreid',), ('ml_collections',)),
   # The run.
   'jaxreid.train': (
     (
       'jaxreid.checkpoint',
       'jaxreid.data.source',
-      'jaxreid.distance',
       'jaxreid.evaluation',
       'jaxreid.experiment',
-      'jaxreid.method',
       'jaxreid.metric_writer',
       'jaxreid.results',
-      'jaxreid.sharding',
       'jaxreid.train_state',
-      'jaxreid.train_step',
+      'jaxreid.workdir',
     ),
-    ('clu', 'ml_collections', 'tqdm'),
+    ('clu', 'ml_collections'),
   ),
   'jaxreid.results': (
     (
@@ -52,15 +44,16 @@ ROOMS = {
       'jaxreid.models',
       'jaxreid.sharding',
       'jaxreid.train_state',
+      'jaxreid.workdir',
     ),
     ('ml_collections',),
   ),
+  'jaxreid.workdir': ((), ('ml_collections',)),
   # The one file that turns names into objects.
   'jaxreid.experiment': (
     (
       'jaxreid.data',
       'jaxreid.data.source',
-      'jaxreid.distance',
       'jaxreid.method',
       'jaxreid.methods',
       'jaxreid.models',
@@ -104,24 +97,17 @@ ROOMS = {
     ('PIL', 'tensorflow_datasets', 'tqdm'),
   ),
   'jaxreid.evaluation': (
-    ('jaxreid.data.source', 'jaxreid.distance', 'jaxreid.sharding'),
+    ('jaxreid.data.source', 'jaxreid.distance'),
     ('tqdm',),
   ),
   'jaxreid': ((), ()),
   # Outside the library.
   'configs': ((), ('ml_collections',)),
-  'tfds_builders': ((), ('PIL', 'scipy', 'tensorflow_datasets', 'tqdm')),
+  'tfds_builders': ((), ('PIL', 'tensorflow_datasets', 'tqdm')),
 }
 
 # Nobody imports these, whatever a row says.
-ENTRY_POINTS = (
-  'jaxreid.dry_run',
-  'jaxreid.export',
-  'jaxreid.main',
-  'jaxreid.report',
-  'jaxreid.search',
-  'jaxreid.tables',
-)
+ENTRY_POINTS = ('jaxreid.main',)
 
 # Slow, heavy or optional: inside the function that needs them, never on top.
 # (room, what it imports)
@@ -243,7 +229,7 @@ def test_imports_run_one_way(module, path):
     ('jaxreid.augment.color', 'from ..method import Key'),
     ('jaxreid.train', 'import orbax.checkpoint as ocp'),
     ('jaxreid.train', 'from jaxreid import main'),
-    ('jaxreid.main', 'import jaxreid.report'),
+    ('jaxreid.train', 'import jaxreid.main'),
     ('jaxreid.data.feed', 'from tfds_builders import prepare'),
     ('jaxreid.data.source', 'from tfds_builders import prepare'),
     ('jaxreid.data.source', 'def f():\n  import tfds_builders.synthetic_reid'),

@@ -2,7 +2,7 @@
 
 Synopsis:
 
-  intermediate = random_gray(key, visible)      # paper 003, Eq. 4
+  intermediate = random_gray(key, visible)      # LUPI, Eq. 4
   images = normalize(intermediate)
 
 Gray images keep three equal channels and the dtype that came in, so that raw
@@ -48,7 +48,7 @@ def normalize(
 def draw_gray_weights(key: Array, count: int) -> Float[Array, 'n 3']:
   """Draws the weights of R, G and B for `count` images.
 
-  Three U(0, 1) over their sum, as in the released code of paper 003. This is
+  Three U(0, 1) over their sum, as in LUPI's released code. This is
   not a Dirichlet draw: the middle of the triangle is favoured.
   """
   # Never all zero, so the sum is safe to divide by.
@@ -86,7 +86,7 @@ def mix_channels(
 def random_gray(
   key: Array, images: Shaped[Array, 'n h w 3']
 ) -> Shaped[Array, 'n h w 3']:
-  """Paper 003's intermediate image: a random convex mix of R, G and B (Eq. 4).
+  """LUPI's intermediate image: a random convex mix of R, G and B (Eq. 4).
 
   One triple of weights per image, on raw pixels, before the image's own crop,
   flip and erasing. The released code truncates to whole values, and so do we.
@@ -104,7 +104,7 @@ def random_gray(
 def fixed_gray(images: Shaped[Array, 'n h w 3']) -> Shaped[Array, 'n h w 3']:
   """The luminance 0.299 R + 0.587 G + 0.114 B, rounded down, in 3 channels.
 
-  Paper 003's "gray" rows. It is also the gray version of a test image.
+  LUPI's "gray" rows. It is also the gray version of a test image.
   """
   weights = jnp.asarray(GRAY_WEIGHTS, jnp.float32)[None, :]
   return mix_channels(images, jnp.broadcast_to(weights, (images.shape[0], 3)))

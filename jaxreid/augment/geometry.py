@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 ERASING_FILL = (0.4914, 0.4822, 0.4465)
-"""Paper 003's fill: a light gray, as it is written after normalisation."""
+"""LUPI's fill: a light gray, as it is written after normalisation."""
 
 _TRIES = 100
 
@@ -90,7 +90,7 @@ def pad_and_crop(
 ) -> Shaped[Array, 'n h w c']:
   """Shifts each image at random, black coming in from the border.
 
-  Paper 003 pads 10 pixels at 288 x 144; scale the padding with the size.
+  LUPI pads 10 pixels at 288 x 144; scale the padding with the size.
 
   Args:
     key: a JAX random key.
@@ -202,7 +202,7 @@ def random_erasing(
   """Erases one rectangle of all channels in about half of the images.
 
   With the defaults and `fill=ERASING_FILL`, applied after normalisation, it
-  is the "channel random erasing" of paper 003 as released: probability 0.5,
+  is the "channel random erasing" of LUPI as released: probability 0.5,
   area 0.02 to 0.4, aspect 0.3 to 1 / 0.3, 100 tries, all channels, fill
   0.4914, 0.4822, 0.4465 (a light gray in normalised units, not the mean).
 

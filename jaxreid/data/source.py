@@ -113,7 +113,15 @@ def _decode(
   stem: pathlib.Path,
 ):
   """Writes STEM.records.npy and STEM.pixels.npy, each in one move."""
-  stem.parent.mkdir(exist_ok=True)
+  try:
+    stem.parent.mkdir(exist_ok=True)
+    (stem.parent / '.writable').touch()
+  except OSError as error:
+    raise ValueError(
+      f'the decoded pixels are kept in {stem.parent}, which cannot be written '
+      f'({error.strerror}); copy the dataset to a folder of yours and give it '
+      'as --config.dataset.data_dir'
+    ) from error
   source = _data_source(folder, split)
   part = stem.with_suffix(f'.{os.getpid()}.part')
   try:

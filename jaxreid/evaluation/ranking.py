@@ -34,7 +34,7 @@ class Ranking(NamedTuple):
       first r + 1 places.
     mean_ap: mean over queries of the mean precision at the true matches.
     mean_inp: mean over queries of the number of true matches divided by the
-      place of the last one (Ye et al., TPAMI 2021, Eq. 2 and 3).
+      place of the last one (Ye et al., TPAMI 2021).
     queries: number of queries that the means are taken over.
     skipped: number of queries left out for want of a comparable true match.
   """

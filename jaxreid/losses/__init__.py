@@ -1,4 +1,4 @@
-"""Losses of the four papers: pure functions, one value per anchor.
+"""Losses of re-identification: pure functions, one value per anchor.
 
 Synopsis:
 

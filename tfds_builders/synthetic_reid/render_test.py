@@ -160,7 +160,7 @@ def test_workers_import_neither_jax_nor_tfds():
 
 
 def test_a_failing_worker_is_reported(capfd):
-  with pytest.raises(RuntimeError, match='ended early with status 1'):
+  with pytest.raises(ChildProcessError, match='ended early with status 1'):
     list(render_all([Task(0, 1, 9, 0)], workers=1))
   assert 'KeyError: 9' in capfd.readouterr().err
 

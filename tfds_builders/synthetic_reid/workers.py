@@ -48,7 +48,7 @@ def render_all(
     workers: number of processes; None for one per core, 0 for none but this.
 
   Raises:
-    RuntimeError: if a process ends early.
+    ChildProcessError: if a process ends early.
   """
   if workers is None:
     workers = cores()
@@ -100,7 +100,7 @@ def _receive(child: subprocess.Popen) -> bytes:
     jpeg = child.stdout.read(size)
     if len(jpeg) == size:
       return jpeg
-  raise RuntimeError(
+  raise ChildProcessError(
     f'A rendering process ended early with status {child.wait()}; its own '
     'message stands above. Start again: nothing half-made is kept.'
   )
