@@ -49,7 +49,9 @@ def open_checkpoints(
     create=True,
   )
   return ocp.CheckpointManager(
-    pathlib.Path(workdir).absolute() / 'checkpoints', options=options
+    pathlib.Path(workdir).absolute() / 'checkpoints',
+    options=options,
+    item_handlers=ocp.StandardCheckpointHandler(),  # reads metadata unasked
   )
 
 
@@ -78,13 +80,33 @@ def restore(
     ValueError: if the checkpoint holds another model.
   """
   abstract = jax.tree.map(_shape, state)
-  try:
-    return checkpoints.restore(step, args=ocp.args.StandardRestore(abstract))
-  except (ValueError, KeyError, TypeError) as error:
+  # Looked at first: a restore that fails half-way leaves its readers behind.
+  other = _difference(checkpoints.item_metadata(step), abstract)
+  if other:
     raise ValueError(
-      f'checkpoint {step} of {checkpoints.directory} does not fit this '
-      f'config: {str(error).splitlines()[0]}'
-    ) from error
+      f'checkpoint {step} of {checkpoints.directory} holds another model: '
+      f'{other}; give another --workdir, or the code and data of that run'
+    )
+  return checkpoints.restore(step, args=ocp.args.StandardRestore(abstract))
+
+
+def _difference(saved: Any, wanted: TrainState) -> str | None:
+  """The first array that a checkpoint has otherwise, in words."""
+  theirs, ours = (
+    ocp.tree.to_flat_dict(
+      ocp.tree.serialize_tree(tree, keep_empty_nodes=True), sep='.'
+    )
+    for tree in (saved.tree, wanted)
+  )
+  for name in sorted(theirs.keys() | ours.keys()):
+    if name not in theirs:
+      return f'there is no {name}'
+    if name not in ours:
+      return f'{name} is not in this one'
+    shapes = [getattr(tree[name], 'shape', None) for tree in (theirs, ours)]
+    if shapes[0] != shapes[1]:
+      return f'{name} has the shape {shapes[0]}, here {shapes[1]}'
+  return None
 
 
 def _judge(metrics: Mapping[str, float]) -> float:
