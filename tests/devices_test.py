@@ -1,0 +1,166 @@
+"""Eight simulated devices compute what one does, in float64."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxreid import optim, sharding, train_state
+from jaxreid.evaluation.evaluate import embed_all
+from jaxreid.methods.baseline import baseline
+from jaxreid.methods.lupi import lupi
+from jaxreid.models.resnet import BasicBlock, ResidualStage, Stem
+from jaxreid.train_step import make_train_step
+
+OPTIONS = {'xla_backend_optimization_level': 0}  # they run a few times only
+METHODS = {'baseline': baseline, 'lupi': lupi}
+IDENTITIES, IMAGES, SIZE = 4, 4, (32, 16)
+STEPS = 3
+
+
+def _stages(dtype):
+  return (
+    lambda name: Stem(4, dtype=dtype, name=name),
+    # With a non-local block: its BatchNorm, too, is over the whole batch.
+    lambda name: ResidualStage(BasicBlock, 8, 1, 2, 1, dtype=dtype, name=name),
+  )
+
+
+def _method(name, dtype):
+  return METHODS[name](7, _stages(dtype), split=1, padding=2)
+
+
+def _batch(seed):
+  rng = np.random.default_rng(seed)
+  count = IDENTITIES * IMAGES
+  images = rng.integers(0, 256, (2, count, *SIZE, 3)).astype(np.uint8)
+  # Identities look alike, so that hard positives and negatives vary.
+  images[:, : count // 2] //= 2
+  return {
+    'visible': images[0],
+    'infrared': images[1],
+    'label': np.repeat(rng.permutation(7)[:IDENTITIES], IMAGES).astype(
+      np.int32
+    ),
+  }
+
+
+def _wide(tree):
+  return jax.tree.map(
+    lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree
+  )
+
+
+def _jit(step, whole):
+  return jax.jit(
+    step,
+    donate_argnums=0,
+    out_shardings=(whole, whole),
+    compiler_options=OPTIONS,
+  )
+
+
+class Run:
+  """A few steps of a method and its embeddings, on a number of devices."""
+
+  def __init__(self, method, devices):
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    optimizers = {'backbone': optim.sgd(0.02)}
+    create = functools.partial(train_state.create, method, optimizers)
+    made = jax.jit(create, compiler_options=OPTIONS)(
+      jax.random.key(0), jax.tree.map(jnp.asarray, _batch(0))
+    )
+    state = jax.device_put(_wide(made), whole)
+    # A non-local block that is not the identity, as it is at first.
+    state = jax.tree_util.tree_map_with_path(
+      lambda path, x: x + 0.1 if 'nonlocal' in str(path) else x, state
+    )
+    batches = [jax.device_put(_batch(i), rows) for i in range(STEPS)]
+    key = jax.device_put(jax.random.key(4), whole)
+    step = _jit(make_train_step(method, optimizers), whole)
+    self.metrics = []
+    for batch in batches:
+      state, metrics = step(state, batch, key)
+      self.metrics.append(jax.tree.map(float, metrics))
+    self.state = state
+    embed = jax.tree_util.Partial(
+      functools.partial(method.embed, modality='infrared'), state.variables
+    )
+    # 13 images: the second batch is padded.
+    images = _batch(9)['infrared'][:13]
+    self.embeddings = embed_all(embed, images, 8, rows, progress=False)
+
+
+@pytest.fixture(scope='module', params=METHODS)
+def runs(request):
+  with jax.enable_x64(True):
+    method = _method(request.param, jnp.float64)
+    yield Run(method, 1), Run(method, 8)
+
+
+def test_losses_and_parameters_are_equal(runs):
+  one, eight = runs
+  for left, right in zip(one.metrics, eight.metrics, strict=True):
+    assert left.keys() == right.keys()
+    for name in left:
+      assert_allclose(left[name], right[name], rtol=1e-9, err_msg=name)
+  assert one.metrics[0]['loss'] != one.metrics[-1]['loss']
+  left, right = (
+    jax.tree_util.tree_leaves_with_path(jax.device_get(run.state))
+    for run in runs
+  )
+  for (path, a), (_, b) in zip(left, right, strict=True):
+    if np.issubdtype(a.dtype, np.floating):
+      assert a.dtype == np.float64
+    assert_allclose(
+      a, b, rtol=1e-8, atol=1e-10, err_msg=jax.tree_util.keystr(path)
+    )
+  assert len(jax.tree.leaves(eight.state)[0].sharding.device_set) == 8
+
+
+def test_embeddings_are_equal(runs):
+  one, eight = (run.embeddings for run in runs)
+  assert one.shape == (13, 1, 8)
+  assert np.abs(one[0] - one[1]).max() > 1e-3
+  # The host has them in float32.
+  assert_allclose(one, eight, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_no_row_and_no_feature_map_changes_its_device(name):
+  # In float32: XLA spreads the gradient of a float64 max-pooling otherwise.
+  method = _method(name, jnp.float32)
+  optimizers = {'backbone': optim.sgd(0.02)}
+  mesh = sharding.make_mesh()
+  rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+
+  def shapes(tree, place):
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree
+    )
+
+  key = jax.random.key(0)
+  batch = jax.tree.map(jnp.asarray, _batch(0))
+  create = functools.partial(train_state.create, method, optimizers)
+  program = (
+    _jit(make_train_step(method, optimizers), whole)
+    .lower(
+      shapes(jax.eval_shape(create, key, batch), whole),
+      shapes(batch, rows),
+      shapes(key, whole),
+    )
+    .compile()
+    .as_text()
+  )
+  for operation in ('all-to-all', 'collective-permute'):
+    assert not re.search(rf' {operation}(-start)?\(', program), operation
+  assert re.search(r' all-reduce(-start)?\(', program)  # it was spread at all
+  # Embeddings and labels are gathered for mining, and nothing larger.
+  gathered = re.findall(r'= \(?\w+\[([\d,]*)\]\S* all-gather', program)
+  assert gathered
+  assert all(shape.count(',') <= 1 for shape in gathered), gathered
