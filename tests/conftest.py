@@ -4,11 +4,13 @@ Beside them what tests of whole runs share: the tiny dataset, rendered once a
 session, and child processes that train on it.
 """
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
@@ -16,8 +18,11 @@ os.environ['XLA_FLAGS'] = (
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import jax
+import ml_collections
 import pytest
 
+from jaxreid import checkpoint, experiment
+from jaxreid.train_state import TrainState
 from tfds_builders import prepare
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -54,6 +59,15 @@ def child_environment(tmp_path_factory) -> dict[str, str]:
   }
 
 
+class Child(NamedTuple):
+  """A finished `python -m jaxreid.main`."""
+
+  workdir: pathlib.Path
+  returncode: int
+  stdout: str
+  stderr: str
+
+
 @pytest.fixture(scope='session')
 def start(child_environment) -> Callable[..., subprocess.Popen]:
   """start(*flags, cwd=..., **environment): `python -m jaxreid.main` flags."""
@@ -69,3 +83,86 @@ def start(child_environment) -> Callable[..., subprocess.Popen]:
     )
 
   return start
+
+
+@pytest.fixture(scope='session')
+def finish() -> Callable[..., Child]:
+  """finish(child, workdir): waits for its end."""
+
+  def finish(child: subprocess.Popen, workdir=pathlib.Path()) -> Child:
+    try:
+      out, err = child.communicate(timeout=900)
+    finally:
+      child.kill()
+    return Child(workdir, child.returncode, out, err)
+
+  return finish
+
+
+@pytest.fixture(scope='session')
+def tiny_flags(tiny_data_dir) -> list[str]:
+  """A run on the tiny set: 4 x 4 images of 48x24, 20 steps an epoch."""
+  return [
+    f'--config={ROOT}/configs/lupi.py',
+    '--config.dataset.config=tiny',
+    f'--config.dataset.data_dir={tiny_data_dir}',
+    '--config.dataset.image_size=(48, 24)',
+    '--config.batch.identities=4',
+    '--config.method.padding=2',
+    '--config.backbone.nonlocal_blocks=False',
+    '--config.evaluation.batch_size=80',
+  ]
+
+
+@pytest.fixture(scope='session')
+def resumable_flags(tiny_flags) -> list[str]:
+  """24 steps with a checkpoint every 6, chosen by 2 validation identities."""
+  return [
+    *tiny_flags,
+    '--config.batch.images_per_identity=2',
+    '--config.dataset.validation_identities=2',
+    '--config.schedule.epochs=0.8',
+    '--config.log_every=2',
+    '--config.checkpoint_every=6',
+  ]
+
+
+@pytest.fixture(scope='session')
+def uninterrupted(start, finish, resumable_flags, tmp_path_factory) -> Child:
+  """The run that killed ones are compared with."""
+  workdir = tmp_path_factory.mktemp('runs') / 'uninterrupted'
+  child = start(*resumable_flags, f'--workdir={workdir}')
+  finished = finish(child, workdir)
+  assert finished.returncode == 0, finished.stderr
+  return finished
+
+
+@pytest.fixture(scope='session')
+def trained(start, finish, tiny_flags, tmp_path_factory) -> Child:
+  """100 steps, from another folder than the repository's."""
+  folder = tmp_path_factory.mktemp('elsewhere')
+  flags = [
+    '--config.schedule.epochs=5.0',
+    '--config.schedule.warmup_epochs=0.5',
+    '--config.schedule.decay_epochs=(4.0,)',
+    '--config.log_every=5',
+    '--config.checkpoint_every=50',
+  ]
+  # A relative workdir, too.
+  child = start(*tiny_flags, *flags, '--workdir=run', cwd=folder)
+  finished = finish(child, folder / 'run')
+  assert finished.returncode == 0, finished.stderr
+  return finished
+
+
+@pytest.fixture(scope='session')
+def restored() -> Callable[[pathlib.Path, int], TrainState]:
+  """restored(workdir, step): a run's checkpoint, on this process's devices."""
+
+  def restored(workdir: pathlib.Path, step: int) -> TrainState:
+    saved = json.loads((workdir / 'config.json').read_text())
+    setup = experiment.build(ml_collections.ConfigDict(saved))
+    with checkpoint.open_checkpoints(workdir) as checkpoints:
+      return checkpoint.restore(checkpoints, setup.shapes(), step)
+
+  return restored
