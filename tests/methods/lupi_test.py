@@ -132,39 +132,50 @@ def test_gradients_are_finite_where_all_images_are_one(step):
 
 def _identity(output, labels):
   values = []
-  for stream in STREAMS:
-    for x, y in zip(output.logits[stream], labels, strict=True):
+  for logits in output.logits.values():
+    for x, y in zip(logits, labels, strict=True):
       values.append(np.log(np.exp(x - x.max()).sum()) + x.max() - x[y])
   return np.mean(values)
 
 
 def _triplet(output, labels, margin):
   v, t, z = (output.pooled[s] for s in STREAMS)
-  values = []
-  for anchor, positive, negative in ((v, t, z), (t, z, v), (z, v, t)):
-    for row, label in zip(anchor, labels, strict=True):
-      to_positive = [np.linalg.norm(row - x) for x in positive]
-      to_negative = [np.linalg.norm(row - x) for x in negative]
-      near = max(
-        d for d, y in zip(to_positive, labels, strict=True) if y == label
-      )
-      far = min(
-        d for d, y in zip(to_negative, labels, strict=True) if y != label
-      )
-      values.append(max(0.0, margin + near - far))
-  return 3 * np.mean(values)
+  cycle = ((v, t, z), (t, z, v), (z, v, t))
+  return sum(_directed(*sets, labels, margin) for sets in cycle)
 
 
-def _color_free(output, kl_weight):
+def _directed(anchor, positive, negative, labels, margin):
   values = []
+  for row, label in zip(anchor, labels, strict=True):
+    to_positive = [np.linalg.norm(row - x) for x in positive]
+    to_negative = [np.linalg.norm(row - x) for x in negative]
+    near = max(
+      d for d, y in zip(to_positive, labels, strict=True) if y == label
+    )
+    far = min(d for d, y in zip(to_negative, labels, strict=True) if y != label)
+    values.append(max(0.0, margin + near - far))
+  return np.mean(values)
+
+
+def _colored_distances(output):
+  distances = []
   for i in range(len(LABEL)):
     v, z = (output.pooled[s][i] for s in ('visible', 'intermediate'))
-    distance = np.linalg.norm(v / np.linalg.norm(v) - z / np.linalg.norm(z))
+    unit = v / np.linalg.norm(v) - z / np.linalg.norm(z)
+    distances.append(float(np.linalg.norm(unit)))
+  return distances
+
+
+def _color_free(output, kl_weight, threshold=0.5, order='z_v'):
+  values = []
+  for i, distance in enumerate(_colored_distances(output)):
     a, b = (output.logits[s][i] for s in ('visible', 'intermediate'))
     p_v, p_z = (np.exp(x - x.max()) for x in (a, b))
-    p_v, p_z = p_v / p_v.sum(), p_z / p_z.sum()
-    divergence = (p_z * np.log(p_z / p_v)).sum()
-    values.append(distance if distance > 0.5 else kl_weight * divergence)
+    p, q = p_z / p_z.sum(), p_v / p_v.sum()
+    if order == 'v_z':
+      p, q = q, p
+    divergence = (p * np.log(p / q)).sum()
+    values.append(distance if distance > threshold else kl_weight * divergence)
   return np.mean(values)
 
 
@@ -212,6 +223,48 @@ def test_total_is_the_sum_of_its_terms(monkeypatch, output, name):
   assert min(terms) > 0
   total = _total(monkeypatch, output, options)
   assert_allclose(total, expected(*terms), rtol=2e-4)
+
+
+@pytest.mark.parametrize('order', ['z_v', 'v_z'])
+def test_the_options_of_the_color_free_loss(monkeypatch, output, order):
+  distances = sorted(_colored_distances(output))
+  threshold = (distances[1] + distances[2]) / 2  # two rows on either side
+  options = {
+    'triplet_weight': 0.0,
+    'color_free_weight': 1.0,
+    'color_free_threshold': threshold,
+    'kl_weight': 0.7,
+    'kl_order': order,
+  }
+  expected = _identity(output, LABEL) + _color_free(
+    output, 0.7, threshold, order
+  )
+  total = _total(monkeypatch, output, options)
+  assert_allclose(total, expected, rtol=2e-4)
+
+
+@pytest.mark.parametrize('reduction', ['sum', 'mean'])
+def test_without_an_intermediate_two_streams_are_left(
+  monkeypatch, output, reduction
+):
+  two = STREAMS[:2]
+  output = output._replace(
+    pooled={s: output.pooled[s] for s in two},
+    logits={s: output.logits[s] for s in two},
+  )
+  options = {'intermediate': 'none', 'triplet_reduction': reduction}
+  total = _total(monkeypatch, output, options)
+  v, t = (output.pooled[s] for s in two)
+  hard = sum(_directed(a, b, b, LABEL, 0.3) for a, b in ((v, t), (t, v)))
+  hard = hard if reduction == 'sum' else hard / 2
+  assert_allclose(total, _identity(output, LABEL) + hard, rtol=2e-4)
+
+  method = lupi(CLASSES, _stages(), intermediate='none', padding=2)
+  assert 'intermediate' not in jax.eval_shape(method.augment, KEY, _batch())
+  shapes = jax.eval_shape(method.init, KEY, _batch())
+  assert {
+    name.split('_')[0] for name in shapes['params']['backbone']['backbone']
+  } == {'visible', 'infrared', 'stage2'}
 
 
 def test_total_from_the_public_losses(monkeypatch, output):
@@ -389,6 +442,7 @@ def test_bfloat16_computes_and_keeps_float32_parameters():
   [
     ({'intermediate': 'sepia'}, 'method.intermediate .*sepia'),
     ({'color_free': 'l1'}, 'method.color_free .*l1'),
+    ({'kl_order': 'v_v'}, 'method.kl_order .*v_v'),
     ({'triplet_reduction': 'max'}, 'method.triplet_reduction .*max'),
     ({'test_feature': 'logits'}, 'method.test_feature .*logits'),
     ({'pooling': 'max'}, 'method.pooling .*max'),
