@@ -15,7 +15,7 @@ def report(trained):
 def test_training_beats_chance_by_a_wide_margin(trained):
   lines = (trained.workdir / 'metrics.jsonl').read_text().splitlines()
   metrics = [json.loads(line) for line in lines]
-  assert [m['step'] for m in metrics] == [1, *range(5, 101, 5)]
+  assert [m['step'] for m in metrics] == [1, *range(5, 61, 5)]
   accuracy = np.mean([m['accuracy'] for m in metrics[-5:]])
   # 8 identities: chance is 1/8.
   assert accuracy > 3 / 8
@@ -40,6 +40,7 @@ def test_evaluating_alone_gives_the_same_numbers(
     *tiny_flags,
     '--mode=evaluate',
     f'--workdir={trained.workdir}',
+    '--config.method.erasing=0.0',
     f'--config.schedule.epochs={schedule["epochs"]}',
     f'--config.schedule.warmup_epochs={schedule["warmup_epochs"]}',
     f'--config.schedule.decay_epochs={tuple(schedule["decay_epochs"])}',
@@ -53,7 +54,7 @@ def test_evaluating_alone_gives_the_same_numbers(
   # Somebody may have committed meanwhile.
   assert {**again, 'git_commit': ''} == {**report, 'git_commit': ''}
   table = trained.stdout[trained.stdout.index('| search') :]
-  assert table in evaluated.stdout.replace(str(trained.workdir), 'run')
+  assert evaluated.stdout == table
 
 
 def test_table_is_printed_and_kept(trained, report):

@@ -31,7 +31,7 @@ def test_origin_of_the_numbers_is_recorded(report, trained, tiny_data_dir):
     (trained.workdir / 'config.json').read_text()
   )
   assert report['jaxreid'] == jaxreid.__version__
-  assert report['checkpoint'] == {'step': 100, 'which': 'last'}
+  assert report['checkpoint'] == {'step': 60, 'which': 'last'}
   assert report['seeds']['training'] == 0
   assert report['test_feature'] == 'neck'
   if (ROOT / '.git').exists():
@@ -72,7 +72,7 @@ def test_domain_shift_names_every_pair(report):
 def test_markdown_says_the_same(report, trained):
   text = (trained.workdir / 'results.md').read_text()
   assert text.startswith('# lupi on synthetic_reid\n')
-  assert 'Checkpoint: last, step 100.' in text
+  assert 'Checkpoint: last, step 60.' in text
   assert f'* parameters used at test: {report["parameters_at_test"]:,}' in text
   assert report['dataset_fingerprint'] in text
   assert report['git_commit'] in text
@@ -83,7 +83,7 @@ def test_markdown_says_the_same(report, trained):
 def test_parameters_at_test_leave_out_what_training_alone_uses(
   report, trained, restored
 ):
-  params = restored(trained.workdir, 100).params['backbone']
+  params = restored(trained.workdir, 60).params['backbone']
   counted = 0
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     names = [str(getattr(key, 'key', key)) for key in path]
@@ -116,7 +116,7 @@ def test_best_checkpoint_is_the_one_of_the_highest_validation_map(
 
 
 def test_held_out_people_have_no_class(uninterrupted, trained, restored):
-  for child, step, classes in ((uninterrupted, 24, 6), (trained, 100, 8)):
+  for child, step, classes in ((uninterrupted, 24, 6), (trained, 60, 8)):
     params = restored(child.workdir, step).params['backbone']
     (kernel,) = (
       leaf

@@ -34,7 +34,8 @@ def folder_of(data_dir) -> pathlib.Path:
 
 def decoded_files(data_dir) -> dict[str, int]:
   folder = folder_of(data_dir) / 'decoded'
-  return {p.name: p.stat().st_mtime_ns for p in sorted(folder.glob('*'))}
+  files = [p for p in sorted(folder.glob('*')) if p.name[0] != '.']
+  return {p.name: p.stat().st_mtime_ns for p in files}
 
 
 def test_pixels_and_labels_are_those_of_the_records(data_dir):
