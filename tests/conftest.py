@@ -10,7 +10,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
@@ -21,8 +21,6 @@ import jax
 import ml_collections
 import pytest
 
-from jaxreid import checkpoint, experiment
-from jaxreid.train_state import TrainState
 from tfds_builders import prepare
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -157,10 +155,13 @@ def trained(start, finish, tiny_flags, tmp_path_factory) -> Child:
 
 
 @pytest.fixture(scope='session')
-def restored() -> Callable[[pathlib.Path, int], TrainState]:
+def restored() -> Callable[[pathlib.Path, int], Any]:
   """restored(workdir, step): a run's checkpoint, on this process's devices."""
 
-  def restored(workdir: pathlib.Path, step: int) -> TrainState:
+  # Not on top: shapes are checked in modules imported after this file.
+  from jaxreid import checkpoint, experiment
+
+  def restored(workdir: pathlib.Path, step: int):
     saved = json.loads((workdir / 'config.json').read_text())
     setup = experiment.build(ml_collections.ConfigDict(saved))
     with checkpoint.open_checkpoints(workdir) as checkpoints:
