@@ -115,10 +115,9 @@ def _decode(
   """Writes STEM.records.npy and STEM.pixels.npy, each in one move."""
   try:
     stem.parent.mkdir(exist_ok=True)
-    (stem.parent / '.writable').touch()
   except OSError as error:
     raise ValueError(
-      f'the decoded pixels are kept in {stem.parent}, which cannot be written '
+      f'the decoded pixels are kept in {stem.parent}, which cannot be made '
       f'({error.strerror}); copy the dataset to a folder of yours and give it '
       'as --config.dataset.data_dir'
     ) from error

@@ -131,7 +131,8 @@ def test_a_person_is_seen_whole_from_every_side(turn):
     rows = np.flatnonzero(
       ((labels != Part.BACKGROUND) & (labels != Part.SHADOW)).any(axis=1)
     )
-    assert 225 < np.ptp(rows) < 285
+    # 250 pixels tall, less for a stoop and a wide stride.
+    assert 215 < np.ptp(rows) < 285
 
 
 def test_prints_turn_away_with_the_back():

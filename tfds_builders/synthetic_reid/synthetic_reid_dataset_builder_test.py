@@ -43,15 +43,20 @@ print(prepare.prepare('synthetic_reid', sys.argv[1], 'mini'))
 
 @pytest.fixture(autouse=True)
 def with_mini_config(monkeypatch):
+  add_mini_config(monkeypatch)
+
+
+def add_mini_config(patch):
   configs = [*Builder.BUILDER_CONFIGS, MINI]
-  monkeypatch.setattr(Builder, 'BUILDER_CONFIGS', configs)
+  patch.setattr(Builder, 'BUILDER_CONFIGS', configs)
+  # TFDS remembers the configs it saw first, in whatever test that was.
+  patch.setattr(Builder, 'builder_configs', {c.name: c for c in configs})
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
-    configs = [*Builder.BUILDER_CONFIGS, MINI]
-    patch.setattr(Builder, 'BUILDER_CONFIGS', configs)
+    add_mini_config(patch)
     data_dir = tmp_path_factory.mktemp('data')
     return prepare.prepare('synthetic_reid', data_dir, 'mini')
 
