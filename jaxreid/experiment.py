@@ -23,8 +23,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxreid import optim, sharding, train_state, train_step
-from jaxreid.data.feed import RESIDENCIES, Feed, open_feed
-from jaxreid.data.sampler import IdentitySampler, check_batch
+from jaxreid.config_checks import check_values
+from jaxreid.data.feed import Feed, open_feed
+from jaxreid.data.sampler import IdentitySampler
 from jaxreid.data.source import Records, Table, open_table
 from jaxreid.method import Key, Method
 from jaxreid.methods import baseline, lupi
@@ -74,7 +75,7 @@ def build(config: ml_collections.ConfigDict) -> Setup:
   Raises:
     ValueError: whatever the config or the data gets wrong, in a sentence.
   """
-  _check_values(config)
+  check_values(config)
   mesh = sharding.make_mesh()
   sharding.check_divisible(
     config.batch.identities * config.batch.images_per_identity, mesh
@@ -199,49 +200,6 @@ def held_out(
   rng = np.random.default_rng(config.seed)
   drawn = rng.choice(identities, count, replace=False)
   return tuple(sorted(drawn.tolist()))
-
-
-def _check_values(config: ml_collections.ConfigDict):
-  """What needs neither data nor devices to be seen as wrong."""
-  check_batch(config.batch.identities, config.batch.images_per_identity)
-  for name, value, known in (
-    ('dataset.residency', config.dataset.residency, RESIDENCIES),
-    (
-      'evaluation.test_distance',
-      config.evaluation.test_distance,
-      ('sum', 'plain'),
-    ),
-  ):
-    if value not in known:
-      raise ValueError(f'{name} must be one of {known}, not {value!r}')
-  for name, value, least in (
-    ('log_every', config.log_every, 1),
-    ('checkpoint_every', config.checkpoint_every, 1),
-    ('evaluation.batch_size', config.evaluation.batch_size, 1),
-    ('profile_steps', config.profile_steps, 0),
-    ('schedule.epochs', config.schedule.epochs, 0),
-    ('seed', config.seed, 0),
-    ('method.padding', config.method.padding, 0),
-    ('backbone.last_stride', config.backbone.last_stride, 1),
-  ):
-    if value < least:
-      raise ValueError(f'{name} must be at least {least}, not {value}')
-  for name in ('erasing', 'label_smoothing'):
-    if not 0 <= config.method.get(name, 0.0) <= 1:
-      raise ValueError(
-        f'method.{name} must be from 0 to 1, not {config.method[name]}'
-      )
-  if config.schedule.epochs == 0 and not config.backbone.pretrained:
-    raise ValueError(
-      'with schedule.epochs=0 nothing is trained, and no weights are given: '
-      'set --config.backbone.pretrained=FILE.safetensors'
-    )
-  size = tuple(config.dataset.image_size)
-  if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
-    raise ValueError(
-      'dataset.image_size must be a height and a width in pixels, such as '
-      f'(96, 48), not {size}'
-    )
 
 
 def _plan(config: ml_collections.ConfigDict) -> optim.Schedule:

@@ -52,6 +52,7 @@ ROOMS = {
   # The one file that turns names into objects.
   'jaxreid.experiment': (
     (
+      'jaxreid.config_checks',
       'jaxreid.data',
       'jaxreid.data.source',
       'jaxreid.method',
@@ -65,6 +66,7 @@ ROOMS = {
     ),
     ('ml_collections', 'optax'),
   ),
+  'jaxreid.config_checks': (('jaxreid.data',), ('ml_collections',)),
   'jaxreid.checkpoint': (('jaxreid.train_state',), ('orbax',)),
   'jaxreid.metric_writer': ((), ('tensorboardX',)),
   'jaxreid.train_state': (('jaxreid.method',), ('flax', 'optax')),
