@@ -68,6 +68,8 @@ def test_table_is_printed_and_kept(trained, report):
 def test_output_is_the_run_and_nothing_else(trained, uninterrupted):
   ours = re.compile(
     r'step \d+/\d+  loss|(Rendering|decode|embed) [a-z_/ ]+: +\d+%|$'
+    # jax 0.10.0 complains of programs that it cached itself.
+    r'|E\d+ .*cpu_aot_loader.cc'
   )
   for child in (trained, uninterrupted):
     for line in re.split(r'[\r\n]', child.stderr):
