@@ -26,7 +26,7 @@ def _records(images=5):
   ).T
   order = np.random.default_rng(0).permutation(len(identity))
   zeros = np.zeros_like(identity)
-  return Records(identity[order], zeros, zeros, modality[order], zeros)
+  return Records(identity[order], zeros, zeros, modality[order], zeros, zeros)
 
 
 def _table():

@@ -7,6 +7,7 @@ A builder yields `(record_key(...), record)` with the fields of `features()`:
     camera    1-based camera number
     modality  0 visible, 1 infrared
     location  place of the camera; images of equal locations are not compared
+    indoor    whether the camera hangs indoors
     frame     0-based number of the image within identity and camera
 """
 
@@ -27,6 +28,7 @@ def features(encoding: str = 'jpeg') -> tfds.features.FeaturesDict:
       'camera': np.int64,
       'modality': tfds.features.ClassLabel(names=list(MODALITIES)),
       'location': np.int64,
+      'indoor': np.bool_,
       'frame': np.int64,
     }
   )

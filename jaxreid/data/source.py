@@ -34,6 +34,7 @@ class Records(NamedTuple):
     location: cameras of one location share it.
     modality: VISIBLE or INFRARED.
     frame: orders the images of an identity in a camera.
+    indoor: 1 where the camera hangs indoors, else 0.
   """
 
   identity: np.ndarray
@@ -41,6 +42,7 @@ class Records(NamedTuple):
   location: np.ndarray
   modality: np.ndarray
   frame: np.ndarray
+  indoor: np.ndarray
 
 
 class Table(NamedTuple):
@@ -158,7 +160,7 @@ def _unreadable(folder: pathlib.Path, error: Exception) -> ValueError:
 def _decode_all(
   source: Any, part: pathlib.Path, image_size: tuple[int, int], title: str
 ) -> np.ndarray:
-  """Writes every image to `part`; returns the labels, int64 [5, N]."""
+  """Writes every image to `part`; returns the labels, int64 [6, N]."""
   pixels = np.lib.format.open_memmap(
     part, 'w+', np.uint8, (len(source), *image_size, 3)
   )

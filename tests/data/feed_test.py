@@ -26,7 +26,9 @@ def _table(identities=5, images=6):
   rng = np.random.default_rng(0)
   order = rng.permutation(len(identity))
   zeros = np.zeros_like(identity)
-  records = Records(identity[order], zeros, zeros, modality[order], zeros)
+  records = Records(
+    identity[order], zeros, zeros, modality[order], zeros, zeros
+  )
   pixels = rng.integers(0, 256, (len(identity), 6, 4, 3)).astype(np.uint8)
   return pixels, records
 

@@ -17,7 +17,7 @@ def make_records(visible=(7, 5, 9, 6), infrared=(5, 6, 5, 4)) -> Records:
   rng = np.random.default_rng(0)
   identity, modality = np.array(rows)[rng.permutation(len(rows))].T
   other = np.zeros_like(identity)
-  return Records(identity, other, other, modality, other)
+  return Records(identity, other, other, modality, other, other)
 
 
 def test_rows_are_identity_aligned_and_distinct():

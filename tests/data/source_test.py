@@ -29,7 +29,7 @@ def opened(data_dir, split='test', size=SIZE):
 
 
 def folder_of(data_dir) -> pathlib.Path:
-  return data_dir / 'synthetic_reid' / 'tiny' / '1.0.0'
+  return data_dir / 'synthetic_reid' / 'tiny' / '1.1.0'
 
 
 def decoded_files(data_dir) -> dict[str, int]:
@@ -260,4 +260,5 @@ def test_labels_are_named_in_the_order_of_the_file():
     'location',
     'modality',
     'frame',
+    'indoor',
   )

@@ -90,7 +90,7 @@ def _records():
   identity, camera, frame = (np.array(x) for x in zip(*rows, strict=True))
   location = np.array([0, 1, 2, 2, 4, 5, 6])[camera]
   modality = np.isin(camera, [3, 6]).astype(int)
-  return Records(identity, camera, location, modality, frame)
+  return Records(identity, camera, location, modality, frame, 0 * frame)
 
 
 def _embeddings(records, visible_vectors=1):

@@ -30,7 +30,9 @@ def _records(rows):
   identity, camera, frame = (np.array(x) for x in zip(*rows, strict=True))
   location = np.array([LOCATION[c] for c in camera.tolist()])
   modality = np.isin(camera, [3, 6]).astype(int)
-  return Records(identity, camera, location, modality, frame)
+  return Records(
+    identity, camera, location, modality, frame, (camera <= 3).astype(int)
+  )
 
 
 def _loop_gallery(rows, cameras, trial):

@@ -54,6 +54,11 @@ class Camera:
   vignette: float
   lamp: float
 
+  @property
+  def indoor(self) -> bool:
+    """Cameras 1 to 3 hang in the room and the office."""
+    return self.location <= 2
+
 
 _LOW, _HIGH = DIFFICULTY.camera_gain
 

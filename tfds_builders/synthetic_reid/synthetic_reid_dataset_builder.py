@@ -44,8 +44,11 @@ class Config(tfds.core.BuilderConfig):
 class Builder(tfds.core.GeneratorBasedBuilder):
   """Builds `synthetic_reid` without TensorFlow as array_record files."""
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First version.'}  # noqa: RUF012
+  VERSION = tfds.core.Version('1.1.0')
+  RELEASE_NOTES = {  # noqa: RUF012
+    '1.0.0': 'First version.',
+    '1.1.0': 'The records say which cameras are indoors; the same pixels.',
+  }
   BUILDER_CONFIGS = [  # noqa: RUF012
     Config(
       name='small',
@@ -102,6 +105,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
           'camera': task.camera,
           'modality': camera.modality,
           'location': camera.location,
+          'indoor': camera.indoor,
           'frame': task.frame,
         },
       )

@@ -150,9 +150,9 @@ def test_a_killed_build_leaves_nothing_readable(tmp_path):
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
   assert list(versions.glob('*incomplete*'))
-  assert not (versions / '1.0.0').exists()
+  assert not (versions / '1.1.0').exists()
   prepared = prepare.prepare('synthetic_reid', tmp_path, 'mini')
-  assert prepared == versions / '1.0.0'
+  assert prepared == versions / '1.1.0'
   assert not list(versions.glob('*incomplete*'))
   assert prepare.read_fingerprint(prepared)['images'] == 54
 
