@@ -178,7 +178,7 @@ def test_every_broken_image_is_named(data_dir, monkeypatch):
   png = io.BytesIO()
   Image.fromarray(np.zeros((24, 12, 3), np.uint8)).save(png, 'PNG')
   good = png.getvalue()
-  fields = ('identity', 'camera', 'location', 'modality', 'frame')
+  fields = ('identity', 'camera', 'location', 'modality', 'frame', 'indoor')
   rows = [
     {'image': good, **dict(zip(fields, (7, 1 + i % 6, 1, 0, i), strict=True))}
     for i in range(30)
