@@ -10,10 +10,14 @@ A row is a position in the records of the test images. One rule of exclusion
 holds everywhere: query and gallery images of the same location are not
 comparable, since the scene would give the person away. In SYSU-MM01 this hides
 camera 2 from the queries of camera 3, which hangs in the same room.
+
+Galleries are drawn by one of two conventions, which every result names: the
+permutations that the authors of SYSU-MM01 publish, or Python's `random` as
+most papers' code uses it. Their numbers do not compare exactly.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,10 +25,25 @@ from jaxtyping import Bool, Int
 
 from jaxreid.data.source import INFRARED, VISIBLE, Records
 
-_MODALITY = {'visible': VISIBLE, 'infrared': INFRARED, 'gray': VISIBLE}
-_GALLERY_CAMERAS = {'all': (1, 2, 4, 5), 'indoor': (1, 2)}
-_QUERY_CAMERAS = (3, 6)
+LAYOUTS = ('sysu_mm01', 'regdb', 'npu_reid')
 PYTHON_RANDOM = 'drawn by Python random seeded with the trial number'
+OFFICIAL = 'drawn by the published permutations (rand_perm_cam.mat)'
+EVERY_IMAGE = 'hold every image'
+
+_MODALITY = {'visible': VISIBLE, 'infrared': INFRARED, 'gray': VISIBLE}
+_SYSU_GALLERY = {'all': (1, 2, 4, 5), 'indoor': (1, 2)}
+_SYSU_QUERIES = (3, 6)
+_SINGLE_MODALITY = (
+  ('visible', 'visible'),
+  ('infrared', 'infrared'),
+  ('gray', 'gray'),
+  ('infrared', 'gray'),
+)
+
+# (identity, camera) -> [trials, n] frames in the order of drawing.
+Permutations = Mapping[tuple[int, int], Int[np.ndarray, 't n']]
+# (identity, camera), its rows by frame -> the drawn ones, one array a trial.
+_Groups = dict[tuple[int, int], list[int]]
 
 
 class Trial(NamedTuple):
@@ -81,42 +100,127 @@ class Protocol(NamedTuple):
 
 
 def sysu(
-  records: Records, search: str = 'all', shots: int = 1, trials: int = 10
+  records: Records,
+  search: str = 'all',
+  shots: int = 1,
+  trials: int = 10,
+  permutations: Permutations | None = None,
 ) -> Protocol:
   """The SYSU-MM01 protocol: infrared queries, visible gallery.
 
-  Queries are all infrared images of cameras 3 and 6. The gallery has, per
-  identity and camera, `shots` random images (Wu et al., "RGB-Infrared
-  Cross-Modality Person Re-Identification", ICCV 2017, section 5.1), drawn as
-  most papers' code does: Python's `random` seeded with the number of the
-  trial, identities in ascending order, cameras in the order of the list,
-  images sorted by frame; `choice` for one shot, `sample` (without
-  replacement) for more. The dataset's authors publish fixed permutations
-  instead, which give slightly different numbers.
+  Queries are all infrared images of cameras 3 and 6, in both searches. The
+  gallery has, per identity and camera, `shots` random images (Wu et al.,
+  "RGB-Infrared Cross-Modality Person Re-Identification", ICCV 2017, section
+  5.1). With `permutations` these are the first `shots` of the published
+  permutation. Without, they are drawn as most papers' code does: Python's
+  `random` seeded with the number of the trial, identities in ascending order,
+  cameras in the order of the list, images sorted by frame; `choice` for one
+  shot, `sample` (without replacement) for more.
 
   Args:
     records: the test images, with SYSU-MM01's camera numbers.
     search: 'all' (gallery cameras 1, 2, 4, 5) or 'indoor' (1, 2).
     shots: gallery images per identity and camera, 1 or 10 in papers.
     trials: number of galleries drawn.
+    permutations: (identity, camera) -> [trials, n] frames, as a prepared
+      SYSU-MM01 keeps them; None for Python's `random`.
 
   Returns:
     The protocol, with the CMC counted over identities.
 
   Raises:
-    ValueError: on another search, if there are no queries or no gallery, or
-      if an identity has fewer than `shots` images in a camera that it was
-      seen by.
+    ValueError: on another search, if there are no queries or no gallery, if an
+      identity has fewer than `shots` images in a camera that it was seen by,
+      or if it has no permutation.
   """
-  if search not in _GALLERY_CAMERAS:
+  if search not in _SYSU_GALLERY:
     raise ValueError(f"A SYSU search is 'all' or 'indoor', not {search!r}.")
-  infrared = (records.modality == INFRARED) & np.isin(
-    records.camera, _QUERY_CAMERAS
-  )
-  cameras = _GALLERY_CAMERAS[search]
   name = f'infrared->visible, {search}, {_shots(shots)}'
-  drawn = _trials(records, infrared, VISIBLE, cameras, shots, trials, name)
-  return Protocol(name, 'infrared', 'visible', drawn, True)
+  queries = np.flatnonzero(
+    (records.modality == INFRARED) & np.isin(records.camera, _SYSU_QUERIES)
+  )
+  groups = _groups(records, VISIBLE, _SYSU_GALLERY[search])
+  _check(name, queries, groups)
+  draw = _drawer(records, groups, shots, permutations, name)
+  drawn = [Trial(queries, draw(number), records) for number in range(trials)]
+  how = PYTHON_RANDOM if permutations is None else OFFICIAL
+  return Protocol(name, 'infrared', 'visible', drawn, True, how)
+
+
+def regdb(records: Records, query: str = 'visible') -> Protocol:
+  """The RegDB protocol: every image of one modality against all of the other.
+
+  One gallery, hence one trial here: the ten trials of a paper are ten splits
+  of the identities, each with a model of its own.
+
+  Args:
+    records: the test images of a trial.
+    query: 'visible' (visible->thermal) or 'infrared' (thermal->visible).
+
+  Returns:
+    The protocol, with the CMC counted over images.
+
+  Raises:
+    ValueError: on another query, or if a modality has no images.
+  """
+  gallery = _other(query)
+  name = f'{query}->{gallery}'
+  queries, drawn = (
+    np.flatnonzero(records.modality == _MODALITY[modality])
+    for modality in (query, gallery)
+  )
+  _check(name, queries, drawn)
+  trial = Trial(queries, drawn, records)
+  return Protocol(name, query, gallery, [trial], False, EVERY_IMAGE)
+
+
+def npu_reid(
+  records: Records,
+  query: str = 'visible',
+  search: str = 'all',
+  shots: int = 1,
+  trials: int = 10,
+) -> Protocol:
+  """The NPU-ReID protocol: either direction, in three scopes of search.
+
+  Queries are all images of the query modality. The gallery has `shots` random
+  images per identity and camera of the other modality, drawn as in `sysu`, or
+  all of them where there are fewer. The paper's indoor search speaks of four
+  indoor visible cameras, which contradicts its own layout of as many indoor as
+  outdoor cameras; here it is the gallery modality's indoor cameras. Per camera
+  and CMC over identities are SYSU-MM01's conventions, which the paper follows
+  without saying how far.
+
+  Args:
+    records: the test images; their cameras are indoor or not.
+    query: 'visible' or 'infrared'.
+    search: 'all', 'indoor' or 'outdoor': the cameras of the gallery.
+    shots: gallery images per identity and camera, 1 or 10 in the paper.
+    trials: number of galleries drawn.
+
+  Returns:
+    The protocol, with the CMC counted over identities.
+
+  Raises:
+    ValueError: on another query or search, or if there are no queries or no
+      gallery.
+  """
+  gallery = _other(query)
+  scopes = {'all': (0, 1), 'indoor': (1,), 'outdoor': (0,)}
+  if search not in scopes:
+    raise ValueError(f'A search is one of {[*scopes]}, not {search!r}.')
+  name = f'{query}->{gallery}, {search}, {_shots(shots)}'
+  queries = np.flatnonzero(records.modality == _MODALITY[query])
+  inside = np.isin(records.indoor, scopes[search])
+  cameras = np.unique(records.camera[inside]).tolist()
+  groups = _groups(records, _MODALITY[gallery], cameras)
+  _check(name, queries, groups)
+  draw = _drawer(records, groups, shots, None, name, fewer=True)
+  drawn = [Trial(queries, draw(number), records) for number in range(trials)]
+  how, short = PYTHON_RANDOM, sum(len(g) < shots for g in groups.values())
+  if short:
+    how += f' ({short} of {len(groups)} groups have fewer images and give all)'
+  return Protocol(name, query, gallery, drawn, True, how)
 
 
 def single_modality(
@@ -125,14 +229,16 @@ def single_modality(
   gallery: str,
   shots: int = 10,
   trials: int = 10,
+  permutations: Permutations | None = None,
 ) -> Protocol:
   """Searches within one modality, or against its gray version.
 
   Queries are all images of the query modality; the gallery has `shots` images
   per identity and camera of the gallery modality, drawn as in `sysu` with the
   cameras in ascending order. For table 3 of Alehdaghi et al., ECCV 2022
-  workshops: visible->visible, infrared->infrared, gray->gray and
-  infrared->gray. A query never meets itself, since it is of its own location.
+  workshops, and table III of Zhang et al. (TS-GAN): visible->visible,
+  infrared->infrared, gray->gray and infrared->gray. A query never meets
+  itself, since it is of its own location.
 
   Args:
     records: the test images.
@@ -140,50 +246,97 @@ def single_modality(
     gallery: the same.
     shots: gallery images per identity and camera.
     trials: number of galleries drawn.
+    permutations: as in `sysu`.
 
   Returns:
     The protocol, with the CMC counted over identities.
 
   Raises:
-    ValueError: on another modality, if there are no queries or no gallery, or
-      if an identity has fewer than `shots` images in a camera that it was
-      seen by.
+    ValueError: on another modality, if there are no queries or no gallery, if
+      an identity has fewer than `shots` images in a camera that it was seen
+      by, or if it has no permutation.
   """
   for modality in (query, gallery):
     if modality not in _MODALITY:
       raise ValueError(
         f'A modality is one of {[*_MODALITY]}, not {modality!r}.'
       )
-  wanted = records.modality == _MODALITY[query]
+  name = f'{query}->{gallery}, all, {_shots(shots)}'
+  queries = np.flatnonzero(records.modality == _MODALITY[query])
   kind = _MODALITY[gallery]
   cameras = np.unique(records.camera[records.modality == kind]).tolist()
-  name = f'{query}->{gallery}, all, {_shots(shots)}'
-  drawn = _trials(records, wanted, kind, cameras, shots, trials, name)
-  return Protocol(name, query, gallery, drawn, True)
+  groups = _groups(records, kind, cameras)
+  _check(name, queries, groups)
+  draw = _drawer(records, groups, shots, permutations, name)
+  drawn = [Trial(queries, draw(number), records) for number in range(trials)]
+  how = PYTHON_RANDOM if permutations is None else OFFICIAL
+  return Protocol(name, query, gallery, drawn, True, how)
 
 
-def standard_protocols(records: Records, trials: int = 10) -> list[Protocol]:
-  """The eight searches of a results table on a SYSU-like camera layout.
+def standard_protocols(
+  records: Records,
+  layout: str = 'sysu_mm01',
+  trials: int = 10,
+  permutations: Permutations | None = None,
+) -> list[Protocol]:
+  """The searches of a results table.
 
-  Infrared->visible in all and indoor search, single and multi shot; then the
-  multi-shot searches visible->visible, infrared->infrared, gray->gray and
-  infrared->gray.
+  'sysu_mm01' (and its like): infrared->visible in all and indoor search,
+  single and multi shot; then the multi-shot searches visible->visible,
+  infrared->infrared, gray->gray and infrared->gray. 'regdb': both directions.
+  'npu_reid': both directions in all, indoor and outdoor search, single and
+  multi shot.
+
+  Args:
+    records: the test images.
+    layout: whose protocol, one of `LAYOUTS`.
+    trials: number of galleries drawn.
+    permutations: as in `sysu`; of no use to the others.
+
+  Raises:
+    ValueError: on another layout, and as the protocols do.
   """
+  if layout == 'regdb':
+    return [regdb(records, query) for query in ('visible', 'infrared')]
+  if layout == 'npu_reid':
+    return [
+      npu_reid(records, query, search, shots, trials)
+      for query in ('visible', 'infrared')
+      for search in ('all', 'indoor', 'outdoor')
+      for shots in (1, 10)
+    ]
+  if layout != 'sysu_mm01':
+    raise ValueError(f'A layout is one of {LAYOUTS}, not {layout!r}.')
   crossed = [
-    sysu(records, search, shots, trials)
+    sysu(records, search, shots, trials, permutations)
     for search in ('all', 'indoor')
     for shots in (1, 10)
   ]
-  pairs = (
-    ('visible', 'visible'),
-    ('infrared', 'infrared'),
-    ('gray', 'gray'),
-    ('infrared', 'gray'),
-  )
   return crossed + [
-    single_modality(records, query, gallery, trials=trials)
-    for query, gallery in pairs
+    single_modality(records, query, gallery, 10, trials, permutations)
+    for query, gallery in _SINGLE_MODALITY
   ]
+
+
+def validation_protocol(
+  records: Records, layout: str = 'sysu_mm01'
+) -> Protocol:
+  """The one search that checkpoints are judged by: infrared->visible.
+
+  All cameras, single shot; on RegDB every image.
+  """
+  if layout == 'regdb':
+    return regdb(records, 'infrared')
+  if layout == 'npu_reid':
+    return npu_reid(records, 'infrared')
+  return sysu(records)
+
+
+def _other(query: str) -> str:
+  names = {'visible': 'infrared', 'infrared': 'visible'}
+  if query not in names:
+    raise ValueError(f"Queries are 'visible' or 'infrared', not {query!r}.")
+  return names[query]
 
 
 def _shots(shots: int) -> str:
@@ -191,36 +344,22 @@ def _shots(shots: int) -> str:
   return named.get(shots, f'{shots}-shot')
 
 
-def _trials(
-  records: Records,
-  is_query: Bool[np.ndarray, 'n'],
-  gallery_modality: int,
-  cameras: Sequence[int],
-  shots: int,
-  trials: int,
-  name: str,
-) -> list[Trial]:
-  groups = _groups(records, gallery_modality, cameras)
-  queries = np.flatnonzero(is_query)
-  if not len(queries) or not groups:
+def _check(
+  name: str, queries: Sequence | np.ndarray, gallery: _Groups | np.ndarray
+):
+  if not len(queries) or not len(gallery):
     raise ValueError(
-      f"'{name}' finds {len(queries)} queries and {len(groups)} gallery "
-      'groups among the records; both are needed. Check the camera numbers '
-      'and modalities of the dataset.'
+      f"'{name}' finds {len(queries)} queries and {len(gallery)} gallery "
+      'groups among the records; both are needed. Check the camera numbers, '
+      'modalities and indoor flags of the dataset.'
     )
-  return [
-    Trial(queries, _draw(groups, shots, seed, name), records)
-    for seed in range(trials)
-  ]
 
 
-def _groups(
-  records: Records, modality: int, cameras: Sequence[int]
-) -> dict[tuple[int, int], list[int]]:
+def _groups(records: Records, modality: int, cameras: Sequence[int]) -> _Groups:
   """(identity, camera) -> rows by frame; keys in the order of drawing."""
   chosen = np.flatnonzero(records.modality == modality)
   order = chosen[np.argsort(records.frame[chosen], kind='stable')]
-  groups: dict[tuple[int, int], list[int]] = {}
+  groups: _Groups = {}
   for row in order.tolist():
     key = (int(records.identity[row]), int(records.camera[row]))
     if key[1] in cameras:
@@ -229,20 +368,67 @@ def _groups(
   return dict(sorted(groups.items(), key=lambda x: (x[0][0], place[x[0][1]])))
 
 
-def _draw(
-  groups: dict[tuple[int, int], list[int]], shots: int, seed: int, name: str
-) -> Int[np.ndarray, 'g']:
-  generator = random.Random(seed)
-  gallery: list[int] = []
+def _drawer(
+  records: Records,
+  groups: _Groups,
+  shots: int,
+  permutations: Permutations | None,
+  name: str,
+  fewer: bool = False,
+) -> Callable[[int], Int[np.ndarray, 'g']]:
+  """trial -> gallery rows; an image too few is an error unless `fewer`."""
   for (identity, camera), rows in groups.items():
-    if len(rows) < shots:
+    if len(rows) < shots and not fewer:
       raise ValueError(
         f"'{name}' draws {shots} images per identity and camera, but identity "
         f'{identity} has only {len(rows)} in camera {camera}.'
       )
+  if permutations is None:
+    return lambda trial: _draw_at_random(groups, shots, trial)
+  frames = records.frame.tolist()
+  return lambda trial: _draw_permuted(
+    groups, shots, trial, permutations, frames
+  )
+
+
+def _draw_at_random(
+  groups: _Groups, shots: int, seed: int
+) -> Int[np.ndarray, 'g']:
+  generator = random.Random(seed)
+  gallery: list[int] = []
+  for rows in groups.values():
     # One choice and a sample of one use up the generator differently.
     if shots == 1:
       gallery.append(generator.choice(rows))
     else:
-      gallery.extend(generator.sample(rows, shots))
+      gallery.extend(generator.sample(rows, min(shots, len(rows))))
+  return np.array(gallery)
+
+
+def _draw_permuted(
+  groups: _Groups,
+  shots: int,
+  trial: int,
+  permutations: Permutations,
+  frames: Sequence[int],
+) -> Int[np.ndarray, 'g']:
+  gallery: list[int] = []
+  for (identity, camera), rows in groups.items():
+    permuted = permutations.get((identity, camera))
+    if permuted is None or trial >= len(permuted):
+      raise ValueError(
+        f'rand_perm_cam.mat has no permutation of trial {trial + 1} for '
+        f'identity {identity} in camera {camera}; draw by '
+        "--config.evaluation.gallery='random'."
+      )
+    row_of = {frames[row]: row for row in rows}
+    # A frame that was left out as corrupt gives its place to the next one.
+    there = [row_of[f] for f in permuted[trial].tolist() if f in row_of]
+    if len(there) < shots:
+      raise ValueError(
+        f'rand_perm_cam.mat names only {len(there)} of the {len(rows)} images '
+        f'of identity {identity} in camera {camera}; it belongs to another '
+        'copy of the dataset.'
+      )
+    gallery.extend(there[:shots])
   return np.array(gallery)

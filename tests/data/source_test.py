@@ -180,7 +180,10 @@ def test_every_broken_image_is_named(data_dir, monkeypatch):
   good = png.getvalue()
   fields = ('identity', 'camera', 'location', 'modality', 'frame', 'indoor')
   rows = [
-    {'image': good, **dict(zip(fields, (7, 1 + i % 6, 1, 0, i), strict=True))}
+    {
+      'image': good,
+      **dict(zip(fields, (7, 1 + i % 6, 1, 0, i, 1), strict=True)),
+    }
     for i in range(30)
   ]
   rows[3]['image'] = good[: len(good) // 2]  # cut off
