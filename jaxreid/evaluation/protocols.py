@@ -16,14 +16,14 @@ permutations that the authors of SYSU-MM01 publish, or Python's `random` as
 most papers' code uses it. Their numbers do not compare exactly.
 """
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from jaxreid.data.source import INFRARED, VISIBLE, Records
+from jaxreid.evaluation.galleries import Groups, Permutations, drawer, group
 
 LAYOUTS = ('sysu_mm01', 'regdb', 'npu_reid')
 PYTHON_RANDOM = 'drawn by Python random seeded with the trial number'
@@ -39,11 +39,6 @@ _SINGLE_MODALITY = (
   ('gray', 'gray'),
   ('infrared', 'gray'),
 )
-
-# (identity, camera) -> [trials, n] frames in the order of drawing.
-Permutations = Mapping[tuple[int, int], Int[np.ndarray, 't n']]
-# (identity, camera), its rows by frame -> the drawn ones, one array a trial.
-_Groups = dict[tuple[int, int], list[int]]
 
 
 class Trial(NamedTuple):
@@ -139,9 +134,9 @@ def sysu(
   queries = np.flatnonzero(
     (records.modality == INFRARED) & np.isin(records.camera, _SYSU_QUERIES)
   )
-  groups = _groups(records, VISIBLE, _SYSU_GALLERY[search])
+  groups = group(records, VISIBLE, _SYSU_GALLERY[search])
   _check(name, queries, groups)
-  draw = _drawer(records, groups, shots, permutations, name)
+  draw = drawer(records, groups, shots, permutations, name)
   drawn = [Trial(queries, draw(number), records) for number in range(trials)]
   how = PYTHON_RANDOM if permutations is None else OFFICIAL
   return Protocol(name, 'infrared', 'visible', drawn, True, how)
@@ -213,9 +208,9 @@ def npu_reid(
   queries = np.flatnonzero(records.modality == _MODALITY[query])
   inside = np.isin(records.indoor, scopes[search])
   cameras = np.unique(records.camera[inside]).tolist()
-  groups = _groups(records, _MODALITY[gallery], cameras)
+  groups = group(records, _MODALITY[gallery], cameras)
   _check(name, queries, groups)
-  draw = _drawer(records, groups, shots, None, name, fewer=True)
+  draw = drawer(records, groups, shots, None, name, fewer=True)
   drawn = [Trial(queries, draw(number), records) for number in range(trials)]
   how, short = PYTHON_RANDOM, sum(len(g) < shots for g in groups.values())
   if short:
@@ -265,9 +260,9 @@ def single_modality(
   queries = np.flatnonzero(records.modality == _MODALITY[query])
   kind = _MODALITY[gallery]
   cameras = np.unique(records.camera[records.modality == kind]).tolist()
-  groups = _groups(records, kind, cameras)
+  groups = group(records, kind, cameras)
   _check(name, queries, groups)
-  draw = _drawer(records, groups, shots, permutations, name)
+  draw = drawer(records, groups, shots, permutations, name)
   drawn = [Trial(queries, draw(number), records) for number in range(trials)]
   how = PYTHON_RANDOM if permutations is None else OFFICIAL
   return Protocol(name, query, gallery, drawn, True, how)
@@ -345,7 +340,7 @@ def _shots(shots: int) -> str:
 
 
 def _check(
-  name: str, queries: Sequence | np.ndarray, gallery: _Groups | np.ndarray
+  name: str, queries: Sequence | np.ndarray, gallery: Groups | np.ndarray
 ):
   if not len(queries) or not len(gallery):
     raise ValueError(
@@ -353,82 +348,3 @@ def _check(
       'groups among the records; both are needed. Check the camera numbers, '
       'modalities and indoor flags of the dataset.'
     )
-
-
-def _groups(records: Records, modality: int, cameras: Sequence[int]) -> _Groups:
-  """(identity, camera) -> rows by frame; keys in the order of drawing."""
-  chosen = np.flatnonzero(records.modality == modality)
-  order = chosen[np.argsort(records.frame[chosen], kind='stable')]
-  groups: _Groups = {}
-  for row in order.tolist():
-    key = (int(records.identity[row]), int(records.camera[row]))
-    if key[1] in cameras:
-      groups.setdefault(key, []).append(row)
-  place = {camera: i for i, camera in enumerate(cameras)}
-  return dict(sorted(groups.items(), key=lambda x: (x[0][0], place[x[0][1]])))
-
-
-def _drawer(
-  records: Records,
-  groups: _Groups,
-  shots: int,
-  permutations: Permutations | None,
-  name: str,
-  fewer: bool = False,
-) -> Callable[[int], Int[np.ndarray, 'g']]:
-  """trial -> gallery rows; an image too few is an error unless `fewer`."""
-  for (identity, camera), rows in groups.items():
-    if len(rows) < shots and not fewer:
-      raise ValueError(
-        f"'{name}' draws {shots} images per identity and camera, but identity "
-        f'{identity} has only {len(rows)} in camera {camera}.'
-      )
-  if permutations is None:
-    return lambda trial: _draw_at_random(groups, shots, trial)
-  frames = records.frame.tolist()
-  return lambda trial: _draw_permuted(
-    groups, shots, trial, permutations, frames
-  )
-
-
-def _draw_at_random(
-  groups: _Groups, shots: int, seed: int
-) -> Int[np.ndarray, 'g']:
-  generator = random.Random(seed)
-  gallery: list[int] = []
-  for rows in groups.values():
-    # One choice and a sample of one use up the generator differently.
-    if shots == 1:
-      gallery.append(generator.choice(rows))
-    else:
-      gallery.extend(generator.sample(rows, min(shots, len(rows))))
-  return np.array(gallery)
-
-
-def _draw_permuted(
-  groups: _Groups,
-  shots: int,
-  trial: int,
-  permutations: Permutations,
-  frames: Sequence[int],
-) -> Int[np.ndarray, 'g']:
-  gallery: list[int] = []
-  for (identity, camera), rows in groups.items():
-    permuted = permutations.get((identity, camera))
-    if permuted is None or trial >= len(permuted):
-      raise ValueError(
-        f'rand_perm_cam.mat has no permutation of trial {trial + 1} for '
-        f'identity {identity} in camera {camera}; draw by '
-        "--config.evaluation.gallery='random'."
-      )
-    row_of = {frames[row]: row for row in rows}
-    # A frame that was left out as corrupt gives its place to the next one.
-    there = [row_of[f] for f in permuted[trial].tolist() if f in row_of]
-    if len(there) < shots:
-      raise ValueError(
-        f'rand_perm_cam.mat names only {len(there)} of the {len(rows)} images '
-        f'of identity {identity} in camera {camera}; it belongs to another '
-        'copy of the dataset.'
-      )
-    gallery.extend(there[:shots])
-  return np.array(gallery)
