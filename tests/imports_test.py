@@ -105,7 +105,7 @@ ROOMS = {
   'jaxreid': ((), ()),
   # Outside the library.
   'configs': ((), ('ml_collections',)),
-  'tfds_builders': ((), ('PIL', 'tensorflow_datasets', 'tqdm')),
+  'tfds_builders': ((), ('PIL', 'scipy', 'tensorflow_datasets', 'tqdm')),
 }
 
 # Nobody imports these, whatever a row says.
