@@ -2,7 +2,7 @@
 
 Synopsis:
 
-  stages = resnet_stages('resnet50')
+  stages = backbone_stages('resnet50')
   network = EmbeddingNetwork(
     MultiStream(stages, split=2, streams=('visible', 'infrared')),
     Head(num_classes=395),
@@ -10,7 +10,9 @@ Synopsis:
   variables = network.init(key, images, train=False)
 """
 
+from jaxreid.models.backbones import backbone_stages
 from jaxreid.models.batch_norm import BatchNorm
+from jaxreid.models.densenet import densenet_stages
 from jaxreid.models.head import Head, HeadOutput
 from jaxreid.models.nonlocal_block import NonLocalBlock
 from jaxreid.models.resnet import resnet_stages
@@ -20,6 +22,7 @@ from jaxreid.models.streams import (
   NetworkOutput,
   count_parameters,
 )
+from jaxreid.models.swin import swin_stages
 
 __all__ = [
   'BatchNorm',
@@ -29,6 +32,9 @@ __all__ = [
   'MultiStream',
   'NetworkOutput',
   'NonLocalBlock',
+  'backbone_stages',
   'count_parameters',
+  'densenet_stages',
   'resnet_stages',
+  'swin_stages',
 ]

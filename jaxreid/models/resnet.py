@@ -32,11 +32,13 @@ class Stem(nn.Module):
     relu: whether to keep the ReLU. Weights released with BoT, XIV and LUPI
       were trained without.
     dtype: of the computation and the output; parameters are float32.
+    kernel_init: initializer of the convolution.
   """
 
   width: int = 64
   relu: bool = True
   dtype: DTypeLike | None = jnp.float32
+  kernel_init: nn.initializers.Initializer = _KAIMING
 
   @nn.compact
   def __call__(
@@ -49,7 +51,7 @@ class Stem(nn.Module):
       strides=(2, 2),
       padding=((3, 3), (3, 3)),
       use_bias=False,
-      kernel_init=_KAIMING,
+      kernel_init=self.kernel_init,
       dtype=self.dtype,
       name='conv',
     )(x)
@@ -128,6 +130,7 @@ class ResidualStage(nn.Module):
     blocks: their number.
     stride: of the first.
     nonlocal_blocks: how many of the last blocks a non-local one follows.
+    nonlocal_width: 'released' or 'intended', see `resnet_stages`.
     dtype: of the computation and the output; parameters are float32.
     remat: whether to recompute each block in the backward pass instead of
       keeping its activations.
@@ -138,6 +141,7 @@ class ResidualStage(nn.Module):
   blocks: int
   stride: int
   nonlocal_blocks: int = 0
+  nonlocal_width: str = 'released'
   dtype: DTypeLike | None = jnp.float32
   remat: bool = False
 
@@ -154,7 +158,8 @@ class ResidualStage(nn.Module):
       stride = self.stride if i == 0 else 1
       x = block(self.width, stride, self.dtype, name=f'block{i}')(x, train)
       if i >= plain:
-        x = NonLocalBlock(dtype=self.dtype, name=f'nonlocal{i - plain}')(
+        width = 1 if self.nonlocal_width == 'released' else x.shape[-1] // 2
+        x = NonLocalBlock(width, self.dtype, name=f'nonlocal{i - plain}')(
           x, train
         )
     return x
@@ -167,6 +172,8 @@ _LAYOUTS: dict[str, tuple[Callable[..., nn.Module], int, tuple[int, ...]]] = {
   'resnet50': (Bottleneck, 64, (3, 4, 6, 3)),
   'resnet101': (Bottleneck, 64, (3, 4, 23, 3)),
 }
+NAMES = tuple(_LAYOUTS)
+NONLOCAL_WIDTHS = ('released', 'intended')
 
 
 def resnet_stages(
@@ -175,6 +182,7 @@ def resnet_stages(
   last_stride: int = 1,
   stem_relu: bool = True,
   nonlocal_blocks: bool = False,
+  nonlocal_width: str = 'released',
   dtype: DTypeLike | None = jnp.float32,
   remat: bool = False,
 ) -> tuple[Callable[[str], nn.Module], ...]:
@@ -188,6 +196,8 @@ def resnet_stages(
     stem_relu: see `Stem`.
     nonlocal_blocks: add AGW's non-local blocks after the last 2 blocks of
       stage 2 and the last 3 of stage 3 (or after all, where there are fewer).
+    nonlocal_width: their inner channels: 'released' is 1, as in the published
+      weights; 'intended' is half the channels of the map.
     dtype: of the computation, e.g. `jnp.bfloat16`; parameters are float32.
     remat: recompute each block in the backward pass: less memory, about a
       third more time.
@@ -197,11 +207,16 @@ def resnet_stages(
     `__call__(x [N, H, W, C], train) -> [N, h, w, C']`.
 
   Raises:
-    ValueError: on an unknown name, listing the known ones.
+    ValueError: on an unknown name or width, listing the known ones.
   """
   if name not in _LAYOUTS:
     raise ValueError(
-      f'Unknown backbone {name!r}; known are {", ".join(_LAYOUTS)}.'
+      f'Unknown backbone {name!r}; known are {", ".join(NAMES)}.'
+    )
+  if nonlocal_width not in NONLOCAL_WIDTHS:
+    raise ValueError(
+      f'backbone.nonlocal_width must be one of {NONLOCAL_WIDTHS}, not '
+      f'{nonlocal_width!r}'
     )
   block, width, depths = _LAYOUTS[name]
   strides = (1, 2, 2, last_stride)
@@ -217,6 +232,7 @@ def resnet_stages(
       blocks=depths[i],
       stride=strides[i],
       nonlocal_blocks=nonlocals[i],
+      nonlocal_width=nonlocal_width,
       dtype=dtype,
       remat=remat,
       name=name,
