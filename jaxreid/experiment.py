@@ -29,7 +29,7 @@ from jaxreid.data.sampler import IdentitySampler
 from jaxreid.data.source import Records, Table, open_table
 from jaxreid.method import Key, Method
 from jaxreid.methods import baseline, lupi
-from jaxreid.models import pretrained, resnet
+from jaxreid.models import backbone_stages, pretrained
 from jaxreid.train_state import TrainState
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -125,7 +125,10 @@ def make_method(config: ml_collections.ConfigDict, num_classes: int) -> Method:
     raise ValueError(
       f"backbone.dtype must be 'float32' or 'bfloat16', not {dtype!r}"
     )
-  stages = resnet.resnet_stages(**backbone, dtype=jnp.dtype(dtype))
+  try:
+    stages = backbone_stages(**backbone, dtype=jnp.dtype(dtype))
+  except TypeError as error:
+    raise ValueError(f'config.backbone: {error}') from error
   try:
     return METHODS[name](num_classes, stages, **options)
   except TypeError as error:
