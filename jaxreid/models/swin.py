@@ -140,7 +140,7 @@ class SwinBlock(nn.Module):
     if not train or self.drop_path == 0:
       return y
     keep = 1 - self.drop_path
-    kept = jax.random.bernoulli(self.make_rng('drop_path'), keep, len(y))
+    kept = jax.random.bernoulli(self.make_rng('drop_path'), keep, y.shape[:1])
     return y * (kept / keep).astype(y.dtype)[:, None, None, None]
 
 
