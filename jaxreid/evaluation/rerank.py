@@ -1,0 +1,493 @@
+"""k-reciprocal re-ranking: neighbours in common make two images alike.
+
+Synopsis:
+
+  distance = k_reciprocal(query, gallery)
+  ranking = rank(distance, query_ids, gallery_ids, comparable)
+
+The method is that of Zhong et al., "Re-ranking Person Re-identification with
+k-reciprocal Encoding", CVPR 2017. Every image is described by weights on its
+reciprocal neighbours, few in number, so these are kept as lists of fixed
+width; as wide as the longest list, rounded up so that a few shapes serve.
+Nothing of the size of all distances is made beside the distances.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxreid.distance import pairwise_euclidean, working_dtype
+
+# Entries of a block of rows: bounds the memory beside the distances.
+_BLOCK = 1 << 23
+# A tile of the result that stays in the processor's cache.
+_TILE = (1024, 512)
+# Lists are this much wider than needed at most.
+_WIDTH_STEP = 32
+
+
+class _Distances(NamedTuple):
+  """The symmetric matrix of all images, in the parts that were given."""
+
+  query_query: Float[Array, 'q q']
+  query_gallery: Float[Array, 'q g']
+  gallery_gallery: Float[Array, 'g g']
+
+
+class _Lists(NamedTuple):
+  """Sparse rows: `index` ascending, padded with N; `weight` there 0."""
+
+  index: Int[Array, 'r w']
+  weight: Float[Array, 'r w']
+
+
+def k_reciprocal(
+  query: Float[Array | np.ndarray, 'q ... d'],
+  gallery: Float[Array | np.ndarray, 'g ... d'],
+  k1: int = 20,
+  k2: int = 6,
+  lambda_value: float = 0.3,
+) -> Float[Array, 'q g']:
+  """Re-ranked distances of queries to gallery images, from their embeddings.
+
+  Computes the Euclidean distances within and between the two sets and calls
+  `k_reciprocal_from_distance`, where the method is described. Beside the
+  (Nq + Ng)^2 distances, in float32 and kept once, memory is bounded.
+
+  Args:
+    query: [Nq, D] embeddings, or [Nq, 1, D].
+    gallery: [Ng, D] embeddings, or [Ng, 1, D].
+    k1: length of the neighbour lists that must be reciprocal.
+    k2: neighbours over which an image's description is averaged.
+    lambda_value: share of the original distance in the result.
+
+  Returns:
+    [Nq, Ng] distances for `jaxreid.evaluation.ranking.rank`.
+
+  Raises:
+    ValueError: if images have several embeddings each, if the shapes do not
+      fit together, if an embedding is not finite, or on parameters out of
+      range.
+  """
+  query, gallery = _one_embedding(query), _one_embedding(gallery)
+  if query.shape[1] != gallery.shape[1]:
+    raise ValueError(
+      f'Query embeddings are {query.shape[1]} wide, gallery embeddings '
+      f'{gallery.shape[1]}; both must come from one model.'
+    )
+  for name, embeddings in (('query', query), ('gallery', gallery)):
+    if not bool(jnp.isfinite(embeddings).all()):
+      raise ValueError(
+        f'The {name} embeddings hold NaN or infinite values: the model has '
+        'diverged; evaluate an earlier checkpoint.'
+      )
+  return k_reciprocal_from_distance(
+    _distances(query, query, _block(query.shape[0], query.shape[0])),
+    _distances(query, gallery, _block(query.shape[0], gallery.shape[0])),
+    _distances(gallery, gallery, _block(gallery.shape[0], gallery.shape[0])),
+    k1,
+    k2,
+    lambda_value,
+  )
+
+
+def k_reciprocal_from_distance(
+  query_query: Float[Array | np.ndarray, 'q q'],
+  query_gallery: Float[Array | np.ndarray, 'q g'],
+  gallery_gallery: Float[Array | np.ndarray, 'g g'],
+  k1: int = 20,
+  k2: int = 6,
+  lambda_value: float = 0.3,
+) -> Float[Array, 'q g']:
+  """Re-ranked distances, from the distances within and between the two sets.
+
+  Give plain Euclidean distances, not squared ones: they are squared here, once
+  (squared twice, results are about a point worse). Zhong et al., CVPR 2017:
+
+  1. Squared distances d, each row divided by its maximum.
+  2. R(i): those among the k1 + 1 nearest of i, itself included, that have i
+     among their k1 + 1 nearest (Eq. 3).
+  3. R(i) takes in the list of each of its members c, made in the same way of
+     the round(k1 / 2) + 1 nearest, if more than 2/3 of that list are in R(i)
+     already (Eq. 5).
+  4. V(i, j) = exp(-d(i, j)) for j in R(i), else 0, divided by its sum (Eq. 7;
+     the division as in the authors' code), then averaged over the k2 nearest
+     of i (Eq. 11; left out if k2 is 1).
+  5. Jaccard distance 1 - s / (2 - s), s = sum_j min(V(i, j), V(g, j)) (Eq. 10;
+     rows of V sum to 1).
+  6. (1 - lambda) * Jaccard + lambda * d (Eq. 12).
+
+  Equal distances count in the order of the images, queries first.
+
+  Which gallery images a query may be compared with (same location, and so
+  on) plays no part here, it acts in `rank` alone: an excluded image gets a
+  distance like any other, and as a neighbour it still shapes the distances of
+  the others.
+
+  Args:
+    query_query: [Nq, Nq] Euclidean distances among the queries.
+    query_gallery: [Nq, Ng] of the queries to the gallery images.
+    gallery_gallery: [Ng, Ng] among the gallery images.
+    k1: length of the neighbour lists that must be reciprocal.
+    k2: neighbours over which an image's description is averaged.
+    lambda_value: share of the original distance in the result, 0 to 1.
+
+  Returns:
+    [Nq, Ng] distances for `jaxreid.evaluation.ranking.rank`, in float32 or
+    wider. Not for use inside `jit`: widths of lists depend on the values.
+
+  Raises:
+    ValueError: if the shapes do not fit together, if a distance is NaN,
+      infinite (squared, too) or negative, or on parameters out of range.
+  """
+  _check_shapes(query_query.shape, query_gallery.shape, gallery_gallery.shape)
+  _check_parameters(k1, k2, lambda_value)
+  given = [
+    jnp.asarray(x) for x in (query_query, query_gallery, gallery_gallery)
+  ]
+  dtype = working_dtype(*given)
+  distances = _Distances(*(x.astype(dtype) for x in given))
+  scale, nearest = _all_nearest(distances, max(k1 + 1, k2))
+  described = _describe(distances, scale, nearest, k1)
+  return _compare(distances, scale, nearest, described, k2, lambda_value)
+
+
+def _one_embedding(
+  x: Float[Array | np.ndarray, 'n ... d'],
+) -> Float[Array, 'n d']:
+  x = jnp.asarray(x)
+  if x.ndim == 3 and x.shape[1] > 1:
+    raise ValueError(
+      f'The images have {x.shape[1]} embeddings each, but re-ranking needs '
+      'one distance also within the gallery and within the queries, which a '
+      "sum over modalities is not; use test_distance='plain', that is give the "
+      'first embedding alone.'
+    )
+  if x.ndim == 3:
+    x = x.reshape(x.shape[0], x.shape[2])
+  if x.ndim != 2 or 0 in x.shape:
+    raise ValueError(
+      f'Embeddings are needed as [N, D], at least one; got shape {x.shape}.'
+    )
+  return x
+
+
+def _check_shapes(
+  query_query: tuple[int, ...],
+  query_gallery: tuple[int, ...],
+  gallery_gallery: tuple[int, ...],
+) -> None:
+  fits = len(query_gallery) == 2 and 0 not in query_gallery
+  if (
+    not fits
+    or query_query != (query_gallery[0],) * 2
+    or gallery_gallery != (query_gallery[1],) * 2
+  ):
+    raise ValueError(
+      'Re-ranking needs distances [Nq, Nq], [Nq, Ng] and [Ng, Ng] of at least '
+      f'one query and one gallery image; got {query_query}, {query_gallery} '
+      f'and {gallery_gallery}.'
+    )
+
+
+def _check_parameters(k1: int, k2: int, lambda_value: float) -> None:
+  if k1 < 1 or k2 < 1:
+    raise ValueError(f'k1 and k2 are at least 1; got {k1} and {k2}.')
+  if not 0 <= lambda_value <= 1:
+    raise ValueError(f'lambda_value is from 0 to 1, not {lambda_value}.')
+
+
+def _block(rows: int, width: int) -> int:
+  """Rows of a block: as many as the bound lets, in blocks of equal size."""
+  most = max(1, min(rows, _BLOCK // width))
+  return -(-rows // -(-rows // most))
+
+
+def _in_blocks(function: Callable[[int], Any], rows: int, size: int) -> Any:
+  """Concatenates function(start), `size` rows each, over all rows."""
+  starts = [*range(0, rows - size, size), rows - size]
+  parts = [function(start) for start in starts]
+  # The last block ends with the rows, so that all have one shape.
+  again = (len(starts) * size) - rows
+  parts[-1] = jax.tree.map(lambda x: x[again:], parts[-1])
+  return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+
+@functools.partial(jax.jit, static_argnames='size')
+def _distances(
+  a: Float[Array, 'm d'], b: Float[Array, 'n d'], size: int
+) -> Float[Array, 'm n']:
+  """`pairwise_euclidean` without a second copy of the whole."""
+
+  def fill(i: Array, whole: Array) -> Array:
+    start = jnp.minimum(i * size, a.shape[0] - size)
+    rows = pairwise_euclidean(lax.dynamic_slice_in_dim(a, start, size), b)
+    return lax.dynamic_update_slice_in_dim(whole, rows, start, 0)
+
+  empty = jnp.zeros((a.shape[0], b.shape[0]), working_dtype(a, b))
+  return lax.fori_loop(0, -(-a.shape[0] // size), fill, empty)
+
+
+def _all_nearest(
+  distances: _Distances, count: int
+) -> tuple[Float[Array, 'n'], Int[Array, 'n k']]:
+  """Maximum of each squared row, and its nearest images, nearest first."""
+  queries, gallery = distances.query_gallery.shape
+  count = min(count, queries + gallery)
+  parts = []
+  for of_queries, rows in ((True, queries), (False, gallery)):
+    size = _block(rows, queries + gallery)
+    parts.append(
+      _in_blocks(
+        lambda start, of_queries=of_queries, size=size: _nearest(
+          distances, start, of_queries, size, count
+        ),
+        rows,
+        size,
+      )
+    )
+  scale, nearest, valid = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+  if not bool(valid.all()):
+    row = int(jnp.argmin(valid))
+    kind, row = ('query', row) if row < queries else ('gallery', row - queries)
+    raise ValueError(
+      f'The distances of {kind} image {row} (and perhaps others) hold NaN, '
+      'infinite, negative or overflowing values; give plain Euclidean '
+      'distances of finite embeddings.'
+    )
+  return scale, nearest
+
+
+@functools.partial(jax.jit, static_argnames=('of_queries', 'size', 'count'))
+def _nearest(
+  distances: _Distances,
+  start: Int[Array, ''] | int,
+  of_queries: bool,
+  size: int,
+  count: int,
+) -> tuple[Float[Array, 's'], Int[Array, 's k'], Bool[Array, 's']]:
+  def take(x: Array, axis: int = 0) -> Array:
+    return lax.dynamic_slice_in_dim(x, start, size, axis)
+
+  if of_queries:
+    halves = take(distances.query_query), take(distances.query_gallery)
+  else:
+    across = take(distances.query_gallery, axis=1).T
+    halves = across, take(distances.gallery_gallery)
+  rows = jnp.concatenate(halves, axis=1)
+  squared = jnp.square(rows)
+  scale = jnp.max(squared, axis=1)
+  valid = jnp.isfinite(scale) & (jnp.min(rows, axis=1) >= 0)
+  # Rows of coincident images have no other scale.
+  scale = jnp.where(scale > 0, scale, 1)
+  _, nearest = lax.top_k(-squared / scale[:, None], count)
+  return scale, nearest, valid
+
+
+def _describe(
+  distances: _Distances,
+  scale: Float[Array, 'n'],
+  nearest: Int[Array, 'n k'],
+  k1: int,
+) -> _Lists:
+  """Weights of every image on its expanded reciprocal neighbours."""
+  images = len(scale)
+  forward = nearest[:, : k1 + 1]
+  half = nearest[:, : round(k1 / 2) + 1]
+  half_reciprocal = _reciprocal(half)
+  size = _block(images, forward.shape[1] ** 2 * half.shape[1])
+  members, lengths = _in_blocks(
+    lambda start: _expand(forward, half, half_reciprocal, start, size),
+    images,
+    size,
+  )
+  members = members[:, : _width(lengths, members.shape[1])]
+  size = _block(images, 4 * members.shape[1])
+  return _in_blocks(
+    lambda start: _weigh(distances, scale, members, start, size), images, size
+  )
+
+
+@jax.jit
+def _reciprocal(lists: Int[Array, 'n k']) -> Bool[Array, 'n k']:
+  """Which members of a row's list have the row in theirs."""
+  row = jnp.arange(lists.shape[0])[:, None, None]
+  return jnp.any(lists[lists] == row, axis=2)
+
+
+@functools.partial(jax.jit, static_argnames='size')
+def _expand(
+  forward: Int[Array, 'n k'],
+  half: Int[Array, 'n h'],
+  half_reciprocal: Bool[Array, 'n h'],
+  start: Int[Array, ''] | int,
+  size: int,
+) -> tuple[Int[Array, 's l'], Int[Array, 's']]:
+  """Expanded sets as ascending lists, padded with N, and their sizes."""
+  images = forward.shape[0]
+  row = start + jnp.arange(size)
+  own = forward[row]
+  mutual = jnp.any(forward[own] == row[:, None, None], axis=2)
+  theirs, counts = half[own], half_reciprocal[own]
+  base = jnp.where(mutual, own, images)
+  shared = jnp.any(theirs[..., None] == base[:, None, None, :], axis=3)
+  overlap = jnp.sum(counts & shared, axis=2)
+  merged = mutual & (3 * overlap > 2 * jnp.sum(counts, axis=2))
+  more = jnp.where(merged[..., None] & counts, theirs, images)
+  members = jnp.concatenate([base, more.reshape(size, -1)], axis=1)
+  return _distinct(members, images)
+
+
+def _distinct(
+  index: Int[Array, 's l'], images: int
+) -> tuple[Int[Array, 's l'], Int[Array, 's']]:
+  index = jnp.sort(index, axis=1)
+  repeated = jnp.pad(index[:, 1:] == index[:, :-1], ((0, 0), (1, 0)))
+  index = jnp.sort(jnp.where(repeated, images, index), axis=1)
+  return index, jnp.sum(index < images, axis=1)
+
+
+def _width(lengths: Int[Array, 's'], most: int) -> int:
+  longest = max(int(jnp.max(lengths)), 1)
+  return min(most, -(-longest // _WIDTH_STEP) * _WIDTH_STEP)
+
+
+@functools.partial(jax.jit, static_argnames='size')
+def _weigh(
+  distances: _Distances,
+  scale: Float[Array, 'n'],
+  members: Int[Array, 'n w'],
+  start: Int[Array, ''] | int,
+  size: int,
+) -> _Lists:
+  row = start + jnp.arange(size)
+  index = members[row]
+  squared = jnp.square(_entries(distances, row[:, None], index))
+  weight = jnp.exp(-squared / scale[row][:, None])
+  weight = jnp.where(index < scale.shape[0], weight, 0)
+  total = jnp.sum(weight, axis=1, keepdims=True)
+  # Among many coincident images one can be without reciprocal neighbours.
+  return _Lists(index, weight / jnp.where(total > 0, total, 1))
+
+
+def _entries(
+  distances: _Distances, row: Int[Array, 's 1'], column: Int[Array, 's w']
+) -> Float[Array, 's w']:
+  """Entries of the matrix of all images; any value for a column of N."""
+  queries = distances.query_query.shape[0]
+  within, across, among = distances
+  # Indices out of the part that is meant are clipped and not used.
+  of_query = jnp.where(
+    column < queries,
+    within.at[row, column].get(mode='clip'),
+    across.at[row, column - queries].get(mode='clip'),
+  )
+  of_gallery = jnp.where(
+    column < queries,
+    across.at[column, row - queries].get(mode='clip'),
+    among.at[row - queries, column - queries].get(mode='clip'),
+  )
+  return jnp.where(row < queries, of_query, of_gallery)
+
+
+def _compare(
+  distances: _Distances,
+  scale: Float[Array, 'n'],
+  nearest: Int[Array, 'n k'],
+  described: _Lists,
+  k2: int,
+  lambda_value: float,
+) -> Float[Array, 'q g']:
+  """The Jaccard distances of queries and gallery, mixed with the given ones."""
+  queries, gallery = distances.query_gallery.shape
+  images = jnp.arange(queries + gallery, dtype=nearest.dtype)[:, None]
+  # The nearest one is the image itself, except among coincident images.
+  sources = images if k2 == 1 else nearest[:, :k2]
+  size = _block(queries, queries + gallery)
+  averaged, lengths = _in_blocks(
+    lambda start: _average(described, sources, start, size), queries, size
+  )
+  width = _width(lengths, averaged.index.shape[1])
+  averaged = jax.tree.map(lambda x: x[:, :width], averaged)
+  high, wide = min(_TILE[0], queries), min(_TILE[1], gallery)
+
+  def columns(start: int) -> Float[Array, 's q']:
+    weights = _gallery_weights(described, sources, queries + start, wide)
+    return _in_blocks(
+      lambda row: _tile(
+        distances, scale, averaged, weights, row, start, lambda_value, high
+      ),
+      queries,
+      high,
+    ).T
+
+  return _in_blocks(columns, gallery, wide).T
+
+
+@functools.partial(jax.jit, static_argnames='size')
+def _average(
+  described: _Lists,
+  sources: Int[Array, 'n k2'],
+  start: Int[Array, ''] | int,
+  size: int,
+) -> tuple[_Lists, Int[Array, 's']]:
+  """Local query expansion of some rows, and how many weights they have."""
+  images = sources.shape[0]
+  chosen = sources[start + jnp.arange(size)]
+  index = described.index[chosen].reshape(size, -1)
+  weight = described.weight[chosen].reshape(size, -1) / sources.shape[1]
+  row = jnp.arange(size)[:, None]
+  dense = jnp.zeros((size, images), weight.dtype)
+  dense = dense.at[row, index].add(weight, mode='drop')
+  index, length = _distinct(index, images)
+  weight = dense.at[row, index].get(mode='fill', fill_value=0)
+  return _Lists(index, weight), length
+
+
+@functools.partial(jax.jit, static_argnames='size')
+def _gallery_weights(
+  described: _Lists,
+  sources: Int[Array, 'n k2'],
+  start: Int[Array, ''] | int,
+  size: int,
+) -> Float[Array, 'n s']:
+  """Local query expansion of some images, dense, a column for each."""
+  chosen = sources[start + jnp.arange(size)]
+  weight = described.weight[chosen] / sources.shape[1]
+  dense = jnp.zeros((sources.shape[0], size), weight.dtype)
+  column = jnp.arange(size)[:, None, None]
+  return dense.at[described.index[chosen], column].add(weight, mode='drop')
+
+
+@functools.partial(jax.jit, static_argnames='size')
+def _tile(
+  distances: _Distances,
+  scale: Float[Array, 'n'],
+  averaged: _Lists,
+  weights: Float[Array, 'n c'],
+  row: Int[Array, ''] | int,
+  column: Int[Array, ''] | int,
+  lambda_value: Float[Array, ''] | float,
+  size: int,
+) -> Float[Array, 's c']:
+  """A tile of the result: queries from `row`, gallery from `column` on."""
+  shape = (size, weights.shape[1])
+  index = lax.dynamic_slice_in_dim(averaged.index, row, size)
+  weight = lax.dynamic_slice_in_dim(averaged.weight, row, size)
+
+  def add(k: Array, total: Array) -> Array:
+    theirs = weights.at[index[:, k]].get(mode='clip')
+    return total + jnp.minimum(theirs, weight[:, k][:, None])
+
+  shared = jnp.zeros(shape, weights.dtype)
+  shared = lax.fori_loop(0, index.shape[1], add, shared)
+  jaccard = 1 - shared / (2 - shared)
+  given = lax.dynamic_slice(distances.query_gallery, (row, column), shape)
+  own = lax.dynamic_slice_in_dim(scale, row, size)[:, None]
+  return (1 - lambda_value) * jaccard + lambda_value * jnp.square(given) / own
