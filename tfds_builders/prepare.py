@@ -1,7 +1,8 @@
 """Prepares a dataset: renders or converts it once, then hands out its folder.
 
     folder = prepare('synthetic_reid')              pathlib.Path
-    python -m tfds_builders.prepare synthetic_reid --config=small
+    folder = prepare('sysu_mm01', manual_dir='/data/SYSU-MM01')
+    python -m tfds_builders.prepare regdb --config=all --manual_dir=/data/RegDB
 
 Reading needs neither this package nor TensorFlow:
 
@@ -11,33 +12,49 @@ Reading needs neither this package nor TensorFlow:
 """
 
 import argparse
-import collections
 import contextlib
-import fcntl
-import hashlib
 import importlib
-import json
-import logging
 import os
 import pathlib
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tfds_builders import records
+from tfds_builders import counts, permutations, raw
+from tfds_builders.folder import (
+  FINGERPRINT,
+  build,
+  largest_frames,
+  locked,
+  read_fingerprint,
+  read_metadata,
+)
+from tfds_builders.permutations import read as read_permutations
 
-DATASETS = ('synthetic_reid',)
-COMING = ('sysu_mm01', 'regdb', 'npu_reid')
-FINGERPRINT = 'fingerprint.json'
+__all__ = [
+  'FINGERPRINT',
+  'prepare',
+  'read_fingerprint',
+  'read_metadata',
+  'read_permutations',
+]
+
+RENDERED = ('synthetic_reid',)
+# Made from a folder that the user has been given by the authors.
+GATED = ('sysu_mm01', 'regdb', 'npu_reid')
+DATASETS = RENDERED + GATED
 
 
 def prepare(
   name: str,
   data_dir: str | os.PathLike | None = None,
   config: str | None = None,
+  manual_dir: str | os.PathLike | None = None,
+  skip_corrupt: bool = False,
 ) -> pathlib.Path:
   """Returns the folder of a prepared dataset, preparing it when it is absent.
 
@@ -50,50 +67,98 @@ def prepare(
     data_dir: parent of all datasets; $TFDS_DATA_DIR or ~/tensorflow_datasets
       by default.
     config: a config of the builder; its first one by default.
+    manual_dir: the raw folder of a dataset that is not rendered. It is checked
+      as a whole before anything is written. If the dataset is prepared, only
+      the published permutations are taken from it, where they are missing.
+    skip_corrupt: leaves out images that cannot be used, and notes them in
+      metadata.json and in the fingerprint's file.
 
   Returns:
     The version folder, to be opened with `tfds.builder_from_directory`.
 
   Raises:
-    ValueError: unknown dataset or config, in one sentence.
+    ValueError: unknown dataset or config; no raw folder; everything that is
+      wrong with its layout, or with its images.
   """
+  return _prepare(name, [config], data_dir, manual_dir, skip_corrupt)[0]
+
+
+def _prepare(
+  name: str,
+  configs: Sequence[str | None],
+  data_dir: str | os.PathLike | None,
+  manual_dir: str | os.PathLike | None,
+  skip_corrupt: bool,
+) -> list[pathlib.Path]:
+  """Prepares several configs of one raw folder, whose images are read once."""
   parent = _data_dir(data_dir)
-  builder = _builder(name, parent, config)
-  folder = pathlib.Path(builder.data_path)
-  if (folder / FINGERPRINT).exists():
-    return folder
-  with _locked(parent / f'.{name}.{builder.builder_config.name}.lock'):
-    if not (folder / 'dataset_info.json').exists():
-      _remove_leftovers(folder)
-      with _quiet_tfds():
-        builder.download_and_prepare(download_dir=parent / 'downloads')
-    if not (folder / FINGERPRINT).exists():
-      _write_fingerprint(folder)
-  return folder
+  module = _module(name)
+  builders = [_builder(module, name, parent, config) for config in configs]
+  if manual_dir is not None and name in RENDERED:
+    raise ValueError(f"'{name}' is rendered: it takes no --manual_dir.")
+  absent = [b for b in builders if not _is_built(b)]
+  if absent and name in GATED:
+    if manual_dir is None:
+      raise ValueError(_how_to_get(absent[0], name, data_dir))
+    _find(module, absent, manual_dir, skip_corrupt)
+  for builder in builders:
+    with _builder_lock(builder, parent):
+      build(builder, parent)
+      if builder not in absent and manual_dir is not None:
+        _add_permutations(pathlib.Path(builder.data_path), manual_dir)
+  return [pathlib.Path(builder.data_path) for builder in builders]
 
 
-def read_fingerprint(folder: str | os.PathLike) -> dict:
-  """Returns {'sha256': ..., 'images': ...} of a prepared folder.
+def _find(
+  module: ModuleType,
+  builders: Sequence[tfds.core.DatasetBuilder],
+  manual_dir: str | os.PathLike,
+  skip_corrupt: bool,
+):
+  """Finds and checks the images of all builders; sets their `found`."""
+  founds = [module.find(manual_dir, _config_name(b)) for b in builders]
+  items = {item.path: item for found in founds for item in found.items}
+  faults, duplicates = raw.check(list(items.values()), module.FORMATS)
+  if faults and not skip_corrupt:
+    lines = [f'{fault.path}: {fault.reason}' for fault in faults]
+    raise ValueError(
+      f'{len(faults)} of {len(items)} images in {founds[0].root} cannot be '
+      'used. Get them again, or leave them out with --skip_corrupt:\n  '
+      + '\n  '.join(lines)
+    )
+  for builder, found in zip(builders, founds, strict=True):
+    builder.found = raw.without(found, faults, duplicates)
 
-  The hash covers all record keys and encoded images in the order of the keys,
-  so equal fingerprints mean equal pixels.
 
-  Raises:
-    FileNotFoundError: the folder was not made by `prepare`.
-  """
-  return json.loads((pathlib.Path(folder) / FINGERPRINT).read_text())
+def _add_permutations(folder: pathlib.Path, manual_dir: str | os.PathLike):
+  """Adds published permutations that came after the images."""
+  mat = permutations.find_file(manual_dir)
+  if mat is None or (folder / permutations.FILE).exists():
+    _say(
+      f'{folder} is prepared already; nothing was read from {manual_dir}. To '
+      'prepare it again, delete it first.'
+    )
+    return
+  problems: list[str] = []
+  found = permutations.read_mat(mat, largest_frames(folder), problems)
+  if problems:
+    raise ValueError('\n'.join(problems))
+  permutations.write(folder, found)
+  _say(f'{folder} is prepared already; added the permutations of {mat}.')
 
 
-def image_counts(folder: str | os.PathLike) -> dict:
-  """Returns {(split, camera): images} and {(split, 'identities'): people}."""
-  counts: collections.Counter = collections.Counter()
-  people = collections.defaultdict(set)
-  for split, record in _records(folder):
-    counts[split, int(record['camera'])] += 1
-    people[split].add(int(record['identity']))
-  for split, identities in people.items():
-    counts[split, 'identities'] = len(identities)
-  return dict(counts)
+def _how_to_get(
+  builder: tfds.core.DatasetBuilder,
+  name: str,
+  data_dir: str | os.PathLike | None,
+) -> str:
+  flags = f' --config={_config_name(builder)}' if _config_name(builder) else ''
+  flags += f' --data_dir={data_dir}' if data_dir else ''
+  return (
+    f"'{name}' is not prepared: there is no {builder.data_path}. Once you have "
+    f'its images, run: python -m tfds_builders.prepare {name} '
+    f'--manual_dir=FOLDER{flags} . {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}'
+  )
 
 
 def _data_dir(data_dir: str | os.PathLike | None) -> pathlib.Path:
@@ -103,101 +168,74 @@ def _data_dir(data_dir: str | os.PathLike | None) -> pathlib.Path:
   return pathlib.Path(chosen).expanduser().resolve()
 
 
-def _builder(name: str, parent: pathlib.Path, config: str | None):
-  if name in COMING:
-    raise ValueError(
-      f"The builder of '{name}' does not exist yet: use 'synthetic_reid', "
-      'which needs no licence and no download.'
-    )
+def _module(name: str) -> ModuleType:
   if name not in DATASETS:
     raise ValueError(
       f"There is no dataset '{name}': choose one of {', '.join(DATASETS)}."
     )
-  module = importlib.import_module(
-    f'tfds_builders.{name}.{name}_dataset_builder'
-  )
+  return importlib.import_module(f'tfds_builders.{name}.{name}_dataset_builder')
+
+
+def _builder(
+  module: ModuleType, name: str, parent: pathlib.Path, config: str | None
+) -> Any:
   configs = [c.name for c in module.Builder.BUILDER_CONFIGS]
   if config is not None and config not in configs:
-    raise ValueError(
-      f"'{name}' has no config '{config}': choose one of {', '.join(configs)}."
-    )
+    known = ', '.join(configs)
+    advice = f'choose one of {known}' if configs else 'leave it out'
+    raise ValueError(f"'{name}' has no config '{config}': {advice}.")
   return module.Builder(
     config=config, data_dir=parent, file_format='array_record'
   )
 
 
+def _config_name(builder: tfds.core.DatasetBuilder) -> str:
+  return builder.builder_config.name if builder.builder_config else ''
+
+
+def _is_built(builder: tfds.core.DatasetBuilder) -> bool:
+  # What has no fingerprint yet still lacks nothing that the raw folder has.
+  return (pathlib.Path(builder.data_path) / 'dataset_info.json').exists()
+
+
 @contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-  """Holds a lock that the system frees even when this process is killed."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open('w') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
+def _builder_lock(
+  builder: tfds.core.DatasetBuilder, parent: pathlib.Path
+) -> Iterator[None]:
+  # Opening a prepared set must work in a folder that cannot be written.
+  if (pathlib.Path(builder.data_path) / FINGERPRINT).exists():
+    yield
+    return
+  config = _config_name(builder)
+  stem = f'{builder.name}.{config}' if config else builder.name
+  with locked(parent / f'.{stem}.lock'):
     yield
 
 
-def _remove_leftovers(folder: pathlib.Path):
-  # Under the lock nobody builds, so whatever is unfinished is dead.
-  for leftover in folder.parent.glob(f'incomplete.*_{folder.name}'):
-    shutil.rmtree(leftover)
-  if folder.exists():
-    shutil.rmtree(folder)
+def _say(sentence: str):
+  print(sentence, file=sys.stderr)
 
 
-@contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
-  """Silences TFDS: its bars, its banner and its notes on cloud storage."""
-  tfds.disable_progress_bar()
-  logger = logging.getLogger('absl')
-  level = logger.level
-  logger.setLevel(logging.ERROR)
-  try:
-    with open(os.devnull, 'w') as sink, contextlib.redirect_stdout(sink):
-      yield
-  finally:
-    logger.setLevel(level)
-    tfds.enable_progress_bar()
-
-
-def _records(folder: str | os.PathLike) -> Iterator[tuple[str, dict]]:
-  builder = tfds.builder_from_directory(folder)
-  decoders = {'image': tfds.decode.SkipDecoding()}
-  for split in builder.info.splits:
-    for record in builder.as_data_source(split, decoders=decoders):
-      yield split, record
-
-
-def _write_fingerprint(folder: pathlib.Path):
-  digests = []
-  for split, record in _records(folder):
-    key = records.record_key(
-      split, record['identity'], record['camera'], record['frame']
-    )
-    digests.append((key, hashlib.sha256(record['image']).digest()))
-  total = hashlib.sha256()
-  for key, digest in sorted(digests):
-    total.update(key.encode())
-    total.update(digest)
-  part = folder / f'{FINGERPRINT}.part'
-  content = {'sha256': total.hexdigest(), 'images': len(digests)}
-  part.write_text(json.dumps(content))
-  part.replace(folder / FINGERPRINT)
-
-
-def _report(folder: pathlib.Path, seconds: float) -> str:
-  counts = image_counts(folder)
-  splits = sorted({split for split, _ in counts}, reverse=True)
-  lines = []
-  for split in splits:
-    cameras = sorted(c for s, c in counts if s == split and c != 'identities')
-    per_camera = ', '.join(f'{c}: {counts[split, c]}' for c in cameras)
-    total = sum(counts[split, c] for c in cameras)
-    lines.append(
-      f'{split}: {counts[split, "identities"]} identities, {total} images '
-      f'(camera {per_camera})'
-    )
-  lines.append(f'time: {seconds:.1f} s')
+def _report(module: ModuleType, config: str, folder: pathlib.Path) -> str:
+  """Returns the counts, and what was left out or occurs twice."""
+  fingerprint, metadata = read_fingerprint(folder), read_metadata(folder)
+  found = {**metadata.get('on_disk', {}), **fingerprint.get('counts', {})}
+  lines = [counts.table(module.expected_counts(config), found)]
+  left_out = metadata.get('left_out', ())
+  if left_out:
+    lines.append(f'warning: {len(left_out)} images were left out:')
+    lines += [f'  {each["path"]}: {each["reason"]}' for each in left_out]
+  for identity in metadata.get('identities_left_out', ()):
+    lines.append(f'warning: no image of identity {identity} is left')
+  for group in metadata.get('duplicates', ()):
+    people = sorted({each['identity'] for each in group})
+    whose = f'of identities {people}' if len(people) > 1 else 'of one identity'
+    lines.append(f'warning: {len(group)} identical files {whose}:')
+    lines += [f'  {each["path"]}' for each in group]
+  if (folder / permutations.FILE).exists():
+    lines.append(f'published permutations: {permutations.FILE}')
   lines.append(f'folder: {folder}')
-  lines.append(f'fingerprint: {read_fingerprint(folder)["sha256"]}')
+  lines.append(f'fingerprint: {fingerprint["sha256"]}')
   return '\n'.join(lines)
 
 
@@ -207,16 +245,43 @@ def main(arguments: Sequence[str] | None = None):
     prog='python -m tfds_builders.prepare', description='Prepare a dataset.'
   )
   parser.add_argument('name', help=f'one of {", ".join(DATASETS)}')
-  parser.add_argument('--config', help="the builder's config, such as small")
-  parser.add_argument('--data_dir', help='default: $TFDS_DATA_DIR or '
-                      '~/tensorflow_datasets')  # fmt: skip
+  parser.add_argument(
+    '--config',
+    help="the builder's config, such as small or trial_3; all for every trial "
+    'of regdb',
+  )
+  parser.add_argument(
+    '--manual_dir', help='the raw folder, of datasets that are not rendered'
+  )
+  parser.add_argument(
+    '--data_dir', help='default: $TFDS_DATA_DIR or ~/tensorflow_datasets'
+  )
+  parser.add_argument(
+    '--skip_corrupt',
+    action='store_true',
+    help='leave out images that cannot be used, and note them',
+  )
   options = parser.parse_args(arguments)
   started = time.perf_counter()
   try:
-    folder = prepare(options.name, options.data_dir, options.config)
+    module = _module(options.name)
+    configs = [options.config]
+    if options.name == 'regdb' and options.config == 'all':
+      configs = [c.name for c in module.Builder.BUILDER_CONFIGS]
+    folders = _prepare(
+      options.name,
+      configs,
+      options.data_dir,
+      options.manual_dir,
+      options.skip_corrupt,
+    )
   except ValueError as error:
     sys.exit(str(error))
-  print(_report(folder, time.perf_counter() - started))
+  for folder in folders:
+    # DATA_DIR/NAME/CONFIG/VERSION, or without CONFIG
+    config = folder.parent.name if folder.parent.name != options.name else ''
+    print(_report(module, config, folder))
+  print(f'time: {time.perf_counter() - started:.1f} s')
 
 
 if __name__ == '__main__':

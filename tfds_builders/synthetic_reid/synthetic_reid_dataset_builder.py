@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from tfds_builders import records
+from tfds_builders import counts, records
 from tfds_builders.synthetic_reid.cameras import CAMERAS
 from tfds_builders.synthetic_reid.workers import Task, render_all
 
@@ -124,3 +124,25 @@ def split_tasks(config: Config, split: str) -> list[Task]:
     for camera in CAMERAS.values()
     for frame in range(frames[camera.modality == 'infrared'])
   ]
+
+
+def expected_counts(config: str) -> dict[str, int]:
+  """Returns the exact figures of a config by the labels of `counts`."""
+  rows = [
+    (
+      split,
+      task.number,
+      task.camera,
+      records.MODALITIES.index(CAMERAS[task.camera].modality),
+    )
+    for split in ('train', 'test')
+    for task in split_tasks(Builder.builder_configs[config], split)
+  ]
+  figures = counts.count(rows)
+  parts = ['identities', 'visible images', 'infrared images']
+  parts += [f'camera {camera} images' for camera in CAMERAS]
+  return {
+    f'{split} {part}': figures[f'{split} {part}']
+    for split in ('train', 'test')
+    for part in parts
+  }
