@@ -53,12 +53,25 @@ def rank(
   comparable: Bool[Array | np.ndarray, 'q g'] | None = None,
   unique_identities: bool = False,
   max_rank: int = 20,
+  average_precision: str = 'hits',
 ) -> Ranking:
   """Ranks the gallery for each query and averages over the queries.
 
   Pairs that are not comparable are taken out before ranking. The identities
   must be known on the host (they decide the shapes); the distances may be
   traced, so the function works inside `jit`.
+
+  With p_h = h / r_h, the precision at a query's h-th of H true matches, found
+  at place r_h (from 1), its average precision is
+
+    'hits'       1 / H * sum_h p_h
+    'trapezoid'  1 / H * sum_h (b_h + p_h) / 2, where b_h = (h - 1) / (r_h - 1)
+                 is the precision just before that match, and 1 if r_h = 1.
+
+  The first is what cross-modality papers report. The second, the area under
+  straight lines between the points of recall and precision, is that of the
+  evaluation code of Market-1501 (Zheng et al., "Scalable Person
+  Re-identification: A Benchmark", ICCV 2015). It is never the larger one.
 
   Args:
     distance: [Nq, Ng], finite; smaller is more alike. A NaN or an infinity
@@ -71,14 +84,21 @@ def rank(
       the first image of each identity stays in the list (the SYSU-MM01
       convention). AP and INP count images in any case.
     max_rank: length of the CMC curve.
+    average_precision: 'hits' or 'trapezoid'.
 
   Returns:
     The metrics. Queries without a comparable true match are left out of the
     means; if none is left, the means are NaN.
 
   Raises:
-    ValueError: if the shapes do not fit together.
+    ValueError: if the shapes do not fit together, or on another
+      `average_precision`.
   """
+  if average_precision not in ('hits', 'trapezoid'):
+    raise ValueError(
+      "The average precision is 'hits' or 'trapezoid', not "
+      f'{average_precision!r}.'
+    )
   query_ids, gallery_ids = np.asarray(query_ids), np.asarray(gallery_ids)
   shape = (len(query_ids), len(gallery_ids))
   if distance.shape != shape or 0 in shape:
@@ -93,7 +113,10 @@ def rank(
   matches = _matches(query_ids, gallery_ids)
   groups = _groups(gallery_ids) if unique_identities else None
   block = max(1, min(shape[0], _BLOCK // (matches.shape[1] * shape[1])))
-  return _rank(distance, matches, groups, comparable, max_rank, block)
+  trapezoid = average_precision == 'trapezoid'
+  return _rank(
+    distance, matches, groups, comparable, max_rank, block, trapezoid
+  )
 
 
 def _matches(
@@ -115,7 +138,7 @@ def _groups(gallery_ids: Int[np.ndarray, 'g']) -> Float[np.ndarray, 'g i']:
   return (gallery_ids[:, None] == identities[None, :]).astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=('max_rank', 'block'))
+@functools.partial(jax.jit, static_argnames=('max_rank', 'block', 'trapezoid'))
 def _rank(
   distance: Float[Array, 'q g'],
   matches: Int[Array, 'q k'],
@@ -123,6 +146,7 @@ def _rank(
   comparable: Bool[Array, 'q g'] | None,
   max_rank: int,
   block: int,
+  trapezoid: bool,
 ) -> Ranking:
   if comparable is None:
     comparable = jnp.ones(distance.shape, bool)
@@ -130,7 +154,7 @@ def _rank(
   broken = jnp.any(comparable & ~jnp.isfinite(distance))
   distance = jnp.where(comparable, distance, jnp.inf)
   counted, first, ap, inp = _in_blocks(
-    lambda d, c, m: _judge(d, c, m, groups),
+    lambda d, c, m: _judge(d, c, m, groups, trapezoid),
     block,
     distance,
     comparable,
@@ -178,6 +202,7 @@ def _judge(
   comparable: Bool[Array, 'g'],
   matches: Int[Array, 'k'],
   groups: Float[Array, 'g i'] | None,
+  trapezoid: bool,
 ) -> tuple[Bool[Array, ''], Int[Array, ''], Float[Array, ''], Float[Array, '']]:
   """One query: does it count, place of its first match, AP and INP."""
   size = distance.shape[0]
@@ -187,7 +212,11 @@ def _judge(
   place = jnp.where(valid, place, size)
   number = jnp.sum(valid)
   hits = jnp.sum(place[None, :] <= place[:, None], axis=1)
-  precision = jnp.where(valid, hits / (place + 1), 0)
+  precision = hits / (place + 1)
+  if trapezoid:
+    before = jnp.where(place == 0, 1, (hits - 1) / jnp.maximum(place, 1))
+    precision = (before + precision) / 2
+  precision = jnp.where(valid, precision, 0)
   at_least_one = jnp.maximum(number, 1)
   last = jnp.max(jnp.where(valid, place, 0))
   if groups is None:

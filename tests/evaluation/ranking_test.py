@@ -151,3 +151,61 @@ def test_shape_errors():
       np.arange(3),
       np.ones((3, 3), bool),
     )
+
+
+def _loop_trapezoid(distance, query_ids, gallery_ids, comparable):
+  """Areas under the curve of precision over recall, walking down each list."""
+  areas = []
+  for i, identity in enumerate(query_ids):
+    order = [j for j in range(len(gallery_ids)) if comparable[i][j]]
+    order.sort(key=lambda j, i=i: (distance[i][j], j))
+    total = sum(gallery_ids[j] == identity for j in order)
+    if not total:
+      continue
+    area, recall, precision, hits = 0.0, 0.0, 1.0, 0
+    for place, j in enumerate(order, start=1):
+      hits += gallery_ids[j] == identity
+      step = hits / total - recall
+      area += step * (precision + hits / place) / 2
+      recall, precision = hits / total, hits / place
+    areas.append(area)
+  return np.mean(areas)
+
+
+@pytest.mark.parametrize('levels', [2, 10**6])
+def test_the_trapezoid_equals_a_plain_loop(levels):
+  for seed in range(5):
+    case = _case(seed, levels=levels)
+    found = rank(*case, average_precision='trapezoid')
+    assert_allclose(found.mean_ap, _loop_trapezoid(*case), rtol=1e-5)
+    hits = rank(*case)
+    assert found.mean_ap < hits.mean_ap
+    for name in ('cmc', 'mean_inp', 'queries', 'skipped'):
+      assert_allclose(getattr(found, name), getattr(hits, name))
+
+
+def test_the_trapezoid_by_hand():
+  distance = np.array([[0.1, 0.2, 0.3, 0.4], [0.4, 0.1, 0.2, 0.3]], np.float32)
+  # Matches at places 1 and 3; then one at place 4.
+  gallery_ids = np.array([7, 8, 7, 9])
+  found = rank(
+    distance[:1],
+    np.array([7]),
+    gallery_ids,
+    average_precision='trapezoid',
+  )
+  expected = ((1 + 1) / 2 + (1 / 2 + 2 / 3) / 2) / 2
+  assert_allclose(found.mean_ap, expected, rtol=1e-6)
+  found = rank(
+    distance[1:],
+    np.array([5]),
+    np.array([5, 8, 7, 9]),
+    average_precision='trapezoid',
+  )
+  assert_allclose(found.mean_ap, (0 + 1 / 4) / 2, rtol=1e-6)
+
+
+def test_another_average_precision_is_refused():
+  distance = np.ones((2, 3), np.float32)
+  with pytest.raises(ValueError, match="'hits' or 'trapezoid', not 'area'"):
+    rank(distance, np.arange(2), np.arange(3), average_precision='area')
