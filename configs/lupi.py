@@ -14,7 +14,8 @@ infrared->visible, all-search, single-shot: rank-1 71.08 %, mAP 67.56 % (table
 1; 66.76 % in table 4).
 
 Options after the colon, comma separated: dataset=synthetic_reid (default),
-sysu_mm01, regdb; ablation=NAME, a column or row of the paper's tables:
+sysu_mm01, regdb, npu_reid; trial=1 to 10 or all, of RegDB; ablation=NAME, a
+column or row of the paper's tables:
 
   agw             table 4 'Baseline', table 3 'I-V': two streams, weighted
                   regularised triplet
@@ -69,8 +70,10 @@ ABLATIONS: dict[str, dict] = {
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   """The paper's implementation section, then what the options change."""
-  options = common.parse_arg(arg, dataset='synthetic_reid', ablation='')
-  config = common.get_config(options['dataset'])
+  options = common.parse_arg(
+    arg, dataset='synthetic_reid', trial='', ablation=''
+  )
+  config = common.get_config(options['dataset'], options['trial'])
 
   # "The ResNet50 CNN was used as backbone", pre-trained on ImageNet; AGW's
   # last stride and non-local blocks.

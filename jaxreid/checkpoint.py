@@ -59,13 +59,22 @@ def save(
   checkpoints: ocp.CheckpointManager,
   state: TrainState,
   metrics: Mapping[str, float] | None = None,
+  trained_on: Mapping[str, str] | None = None,
 ):
-  """Starts saving `state` under its own step; training may go on at once."""
+  """Starts saving `state` under its own step; training may go on at once.
+
+  Args:
+    checkpoints: the manager.
+    state: to be saved.
+    metrics: what the checkpoint is judged by.
+    trained_on: names of the dataset and its config, for `check_trained_on`.
+  """
   checkpoints.save(
     int(state.step),
     args=ocp.args.StandardSave(state),
     metrics=dict(metrics or {}),
     force=True,
+    custom_metadata={'trained_on': dict(trained_on or {})},
   )
 
 
@@ -88,6 +97,31 @@ def restore(
       f'{other}; give another --workdir, or the code and data of that run'
     )
   return checkpoints.restore(step, args=ocp.args.StandardRestore(abstract))
+
+
+def check_trained_on(
+  checkpoints: ocp.CheckpointManager, step: int, dataset: Mapping[str, str]
+):
+  """Refuses a checkpoint of another dataset or split, such as RegDB's trials.
+
+  A model tested on the people that it was trained on looks far too good.
+
+  Raises:
+    ValueError: naming both.
+  """
+  about = checkpoints.metadata(step).custom_metadata or {}
+  before = about.get('trained_on')
+  if before and before != dict(dataset):
+    raise ValueError(
+      f'checkpoint {step} of {checkpoints.directory} was trained on '
+      f'{_spell(before)}, not {_spell(dataset)}, whose test people it may have '
+      'been trained on; train a model on each split, or on RegDB with '
+      'trial=all'
+    )
+
+
+def _spell(dataset: Mapping[str, str]) -> str:
+  return '/'.join(filter(None, (dataset['name'], dataset['config'])))
 
 
 def _difference(saved: Any, wanted: TrainState) -> str | None:

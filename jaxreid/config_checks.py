@@ -9,6 +9,7 @@ import ml_collections
 
 from jaxreid.data.feed import RESIDENCIES
 from jaxreid.data.sampler import check_batch
+from jaxreid.evaluation.protocols import LAYOUTS
 
 
 def check_values(config: ml_collections.ConfigDict):
@@ -24,6 +25,17 @@ def check_values(config: ml_collections.ConfigDict):
       'evaluation.test_distance',
       config.evaluation.test_distance,
       ('sum', 'plain'),
+    ),
+    ('dataset.layout', config.dataset.layout, LAYOUTS),
+    (
+      'evaluation.gallery',
+      config.evaluation.gallery,
+      ('auto', 'official', 'random'),
+    ),
+    (
+      'evaluation.average_precision',
+      config.evaluation.average_precision,
+      ('hits', 'trapezoid'),
     ),
   ):
     if value not in known:
@@ -45,14 +57,29 @@ def check_values(config: ml_collections.ConfigDict):
       raise ValueError(
         f'method.{name} must be from 0 to 1, not {config.method[name]}'
       )
-  if config.schedule.epochs == 0 and not config.backbone.pretrained:
-    raise ValueError(
-      'with schedule.epochs=0 nothing is trained, and no weights are given: '
-      'set --config.backbone.pretrained=FILE.safetensors'
-    )
+  _check_weights(config)
   size = tuple(config.dataset.image_size)
   if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
     raise ValueError(
       'dataset.image_size must be a height and a width in pixels, such as '
       f'(96, 48), not {size}'
+    )
+
+
+def _check_weights(config: ml_collections.ConfigDict):
+  if config.weights and config.backbone.pretrained:
+    raise ValueError(
+      'weights and backbone.pretrained are both given, and the first holds '
+      'all of the network; leave one out'
+    )
+  if config.weights and config.dataset.get('trials'):
+    raise ValueError(
+      'weights is one network, and dataset.trials are several splits, of which '
+      'it was trained on at most one; name that one with dataset.config'
+    )
+  given = config.weights or config.backbone.pretrained
+  if config.schedule.epochs == 0 and not given:
+    raise ValueError(
+      'with schedule.epochs=0 nothing is trained, and no weights are given: '
+      'set --config.backbone.pretrained=FILE'
     )

@@ -22,14 +22,15 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jaxreid import optim, sharding, train_state, train_step
+from jaxreid import initial_weights, optim, sharding, train_state, train_step
 from jaxreid.config_checks import check_values
 from jaxreid.data.feed import Feed, open_feed
 from jaxreid.data.sampler import IdentitySampler
-from jaxreid.data.source import Records, Table, open_table
-from jaxreid.method import Key, Method
+from jaxreid.data.source import Table, open_table
+from jaxreid.initial_weights import InitialWeights
+from jaxreid.method import Key, Method, Variables
 from jaxreid.methods import baseline, lupi
-from jaxreid.models import backbone_stages, pretrained
+from jaxreid.models import backbone_stages
 from jaxreid.train_state import TrainState
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -54,6 +55,7 @@ class Setup(NamedTuple):
     shapes: () -> its shapes, types and shardings; nothing is computed.
     step: (state, feed.pixels, inputs, key) -> (state, metrics); jitted, the
       state is donated.
+    weights: what the first state starts from; None for random weights.
   """
 
   method: Method
@@ -67,6 +69,7 @@ class Setup(NamedTuple):
   init: Callable[[], TrainState]
   shapes: Callable[[], TrainState]
   step: Callable[..., tuple[TrainState, dict[str, Array]]]
+  weights: InitialWeights | None
 
 
 def build(config: ml_collections.ConfigDict) -> Setup:
@@ -83,9 +86,9 @@ def build(config: ml_collections.ConfigDict) -> Setup:
   # All options are complained of before data is touched.
   method = make_method(config, 2)
   make_optimizers(config, method, 1)
-  weights = _read_weights(config)
+  weights = initial_weights.read_weights(config, _variables(config, method))
   train = open_split(config, 'train')
-  sampler = make_sampler(config, train.records)
+  sampler = make_sampler(config, train)
   method = make_method(config, sampler.num_classes)
   optimizers = make_optimizers(config, method, sampler.steps_per_epoch)
   feed = open_feed(train.images, sampler, mesh, config.dataset.residency)
@@ -103,6 +106,7 @@ def build(config: ml_collections.ConfigDict) -> Setup:
     init=functools.partial(_init, create, weights, mesh),
     shapes=functools.partial(_shapes, create, mesh),
     step=_jit_step(method, optimizers, feed, mesh),
+    weights=weights,
   )
 
 
@@ -170,30 +174,40 @@ def open_split(config: ml_collections.ConfigDict, split: str) -> Table:
 
 
 def make_sampler(
-  config: ml_collections.ConfigDict, records: Records
+  config: ml_collections.ConfigDict, table: Table
 ) -> IdentitySampler:
   """The sampler, with `dataset.validation_identities` held out."""
   return IdentitySampler(
-    records,
+    table.records,
     config.batch.identities,
     config.batch.images_per_identity,
     config.seed,
-    held_out(config, records),
+    held_out(config, table),
   )
 
 
 def held_out(
-  config: ml_collections.ConfigDict, records: Records
+  config: ml_collections.ConfigDict, table: Table
 ) -> tuple[int, ...]:
   """The validation identities: drawn once, by the seed of the run.
 
+  With `dataset.validation_identities=-1` those that the dataset names.
+
   Raises:
-    ValueError: if too few would be left to train on.
+    ValueError: if too few would be left to train on, or the dataset names
+      none.
   """
   count = config.dataset.validation_identities
-  identities = np.unique(records.identity)
+  identities = np.unique(table.records.identity)
   if not count:
     return ()
+  if count == -1:
+    if not table.validation_identities:
+      raise ValueError(
+        f'{config.dataset.name} names no validation identities of its own; '
+        'give dataset.validation_identities a number'
+      )
+    return table.validation_identities
   if not 0 <= count <= len(identities) - config.batch.identities:
     raise ValueError(
       f'dataset.validation_identities={count} leaves fewer than '
@@ -246,16 +260,26 @@ def _count_images(
   return sum(len(view) for view in views.values() if view.ndim == 4)
 
 
+def _variables(config: ml_collections.ConfigDict, method: Method) -> Variables:
+  """Shapes of the method's variables."""
+  batch = _raw_batch(config, 2)
+  return jax.eval_shape(method.init, jax.random.key(0), batch)
+
+
 def _init(
-  create: Callable[[], TrainState], weights: Any, mesh: Mesh
+  create: Callable[[], TrainState],
+  weights: InitialWeights | None,
+  mesh: Mesh,
 ) -> TrainState:
-  """The first state, replicated; with pretrained stages where given."""
+  """The first state, replicated; with the weights that were read."""
   place = sharding.replicated(mesh)
   # It runs once: compiling it well takes four times as long on CPU.
   cpu = mesh.devices.flat[0].platform == 'cpu'
   options = {'xla_backend_optimization_level': 0} if cpu else {}
   state = jax.jit(create, out_shardings=place, compiler_options=options)()
-  return state if weights is None else _fill(state, weights, place)
+  if weights is None:
+    return state
+  return jax.device_put(initial_weights.fill(state, weights), place)
 
 
 def _shapes(create: Callable[[], TrainState], mesh: Mesh) -> TrainState:
@@ -263,36 +287,6 @@ def _shapes(create: Callable[[], TrainState], mesh: Mesh) -> TrainState:
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
     jax.eval_shape(create),
-  )
-
-
-def _read_weights(config: ml_collections.ConfigDict) -> Any:
-  """The stages of `backbone.pretrained`; None if none are given."""
-  path = config.backbone.pretrained
-  if not path:
-    return None
-  try:
-    return pretrained.convert(pretrained.load(path), config.backbone.name)
-  except (OSError, ImportError) as error:
-    raise ValueError(f'backbone.pretrained: {error}') from error
-
-
-def _fill(state: TrainState, weights: Any, place: Any) -> TrainState:
-  """`state` with the stages of its backbone replaced by `weights`."""
-  player = baseline.PLAYER
-  filled = pretrained.fill_stages(
-    {
-      'params': state.params[player],
-      'batch_stats': state.model_state[player],
-    },
-    weights,
-  )
-  return jax.device_put(
-    state.replace(
-      params={**state.params, player: filled['params']},
-      model_state={**state.model_state, player: filled['batch_stats']},
-    ),
-    place,
   )
 
 

@@ -18,28 +18,76 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from jaxtyping import Array
 
 import jaxreid
 from jaxreid import sharding
 from jaxreid.data.source import INFRARED, VISIBLE, Records, Table
-from jaxreid.evaluation import discrepancy, evaluate, protocols
-from jaxreid.evaluation.evaluate import Embedded
+from jaxreid.evaluation import discrepancy, embedding, evaluate, protocols
+from jaxreid.evaluation.embedding import Embedded
 from jaxreid.evaluation.protocols import Protocol
+from jaxreid.evaluation.table import Result, format_table
 from jaxreid.experiment import Setup, held_out
 from jaxreid.models.streams import count_parameters
 from jaxreid.train_state import TrainState
 from jaxreid.workdir import replace_text
 
+RESULTS = 'results.json'
 MODALITIES = ('visible', 'infrared')
 # Pixels of which modality a branch embeds.
 PIXELS = {'visible': VISIBLE, 'infrared': INFRARED, 'gray': VISIBLE}
+
+
+def searches(config: ml_collections.ConfigDict, test: Table) -> list[Protocol]:
+  """The searches of the dataset's results table.
+
+  Raises:
+    ValueError: if the test images do not fit the protocol, or the published
+      galleries are asked for and not there.
+  """
+  permutations = test.permutations
+  if config.evaluation.gallery == 'official' and permutations is None:
+    raise ValueError(
+      "evaluation.gallery='official' needs rand_perm_cam.mat, which the "
+      f'prepared {config.dataset.name} does not have; put it into the folder '
+      'exp of the raw dataset and run python -m tfds_builders.prepare again'
+    )
+  if config.evaluation.gallery == 'random':
+    permutations = None
+  return protocols.standard_protocols(
+    test.records, config.dataset.layout, permutations=permutations
+  )
+
+
+def check_rerank(config: ml_collections.ConfigDict, setup: Setup):
+  """Refuses to re-rank sums of distances, before hours are spent.
+
+  Raises:
+    ValueError: if an image has several embeddings, all to be compared.
+  """
+  if not (
+    config.evaluation.rerank and config.evaluation.test_distance == 'sum'
+  ):
+    return
+  shape = (1, *config.dataset.image_size, 3)
+  embeddings = jax.eval_shape(
+    lambda variables, images: setup.method.embed(variables, images, 'visible'),
+    setup.shapes().variables,
+    jax.ShapeDtypeStruct(shape, np.uint8),
+  )
+  if embeddings.shape[1] > 1:
+    raise ValueError(
+      'evaluation.rerank compares images by one embedding each, and '
+      f'{config.method.name} has {embeddings.shape[1]} of a visible image; '
+      "set evaluation.test_distance='plain' with it"
+    )
 
 
 def evaluate_test(
   config: ml_collections.ConfigDict,
   setup: Setup,
   test: Table,
-  searches: Sequence[Protocol],
+  wanted: Sequence[Protocol],
   state: TrainState,
 ) -> dict[str, Any]:
   """Embeds every test image once per branch and runs the searches.
@@ -52,7 +100,7 @@ def evaluate_test(
   """
   rows = np.arange(len(test.images))
   embedded = _embed(config, setup, test, rows, tuple(PIXELS), state)
-  found = evaluate.evaluate(embedded, searches, config.evaluation.test_distance)
+  found = _evaluate(config, embedded, wanted, config.evaluation.rerank)
   return {
     'results': {name: result._asdict() for name, result in found.items()},
     'domain_shift': _domain_shift(embedded),
@@ -63,7 +111,7 @@ def evaluate_test(
     'git_commit': git_commit(),
     'dataset_fingerprint': test.fingerprint,
     'jaxreid': jaxreid.__version__,
-    'table': evaluate.format_table(found),
+    'table': format_table(found),
   }
 
 
@@ -72,30 +120,48 @@ def evaluate_validation(
 ) -> dict[str, float]:
   """Rank-1 and mAP of the held-out identities, infrared->visible, in per cent.
 
-  Single-shot all-search over the training split's images of identities that
-  training never sees.
+  Single-shot all-search (on RegDB: every image) over the training split's
+  images of identities that training never sees.
   """
   table = setup.train
-  people = held_out(config, table.records)
+  people = held_out(config, table)
   rows = np.flatnonzero(np.isin(table.records.identity, people))
   records = Records(*(labels[rows] for labels in table.records))
-  search = protocols.sysu(records, search='all', shots=1)
+  search = protocols.validation_protocol(records, config.dataset.layout)
   embedded = _embed(
     config, setup, table._replace(records=records), rows, MODALITIES, state
   )
-  (result,) = evaluate.evaluate(
-    embedded, [search], config.evaluation.test_distance
-  ).values()
+  (result,) = _evaluate(config, embedded, [search], rerank=False).values()
   return {'validation_rank1': result.rank1, 'validation_mAP': result.mAP}
 
 
-def write(workdir: pathlib.Path, report: dict[str, Any]):
+def write(workdir: pathlib.Path, report: Mapping[str, Any]):
   """Writes results.json and results.md into the workdir."""
+  _write(workdir, report, _markdown(report))
+
+
+def write_joined(workdir: pathlib.Path, report: Mapping[str, Any]):
+  """The same for the mean of several splits."""
+  text = f"""# {_title(report['config'])}
+
+{report['table']}
+
+The splits and their own results are in the folders beside this file.
+"""
+  _write(workdir, report, text)
+
+
+def _write(workdir: pathlib.Path, report: Mapping[str, Any], text: str):
   data = {name: value for name, value in report.items() if name != 'table'}
-  text = json.dumps(data, indent=2, sort_keys=True) + '\n'
-  replace_text(workdir / 'results.md', _markdown(report))
+  replace_text(workdir / 'results.md', text)
   # Last: where it is, the run is done.
-  replace_text(workdir / 'results.json', text)
+  replace_text(
+    workdir / RESULTS, json.dumps(data, indent=2, sort_keys=True) + '\n'
+  )
+
+
+def _title(config: Mapping[str, Any]) -> str:
+  return f'{config["method"]["name"]} on {config["dataset"]["name"]}'
 
 
 def git_commit() -> str | None:
@@ -133,6 +199,22 @@ def parameters_at_test(state: TrainState) -> int:
   )
 
 
+def _evaluate(
+  config: ml_collections.ConfigDict,
+  embedded: Mapping[str, Embedded],
+  wanted: Sequence[Protocol],
+  rerank: bool,
+) -> dict[str, Result]:
+  return evaluate.evaluate(
+    embedded,
+    wanted,
+    config.evaluation.test_distance,
+    config.evaluation.average_precision,
+    rerank,
+    ', flip-averaged' if config.evaluation.flip else '',
+  )
+
+
 def _embed(
   config: ml_collections.ConfigDict,
   setup: Setup,
@@ -147,9 +229,10 @@ def _embed(
   for branch in branches:
     mine = np.flatnonzero(table.records.modality == PIXELS[branch])
     embed = jax.tree_util.Partial(
-      _embed_branch(setup.method.embed, branch), state.variables
+      _embed_branch(setup.method.embed, branch, config.evaluation.flip),
+      state.variables,
     )
-    features = evaluate.embed_all(
+    features = embedding.embed_all(
       embed,
       table.images,
       # The next multiple that the devices can share; the last batch is padded
@@ -164,9 +247,17 @@ def _embed(
 
 
 @functools.cache
-def _embed_branch(embed: Callable, branch: str) -> Callable:
+def _embed_branch(embed: Callable, branch: str, flip: bool) -> Callable:
   """One function per method and branch, so that it compiles once per run."""
-  return lambda variables, images: embed(variables, images, branch)
+
+  def plain(variables: Any, images: Array) -> Array:
+    return embed(variables, images, branch)
+
+  def flipped(variables: Any, images: Array) -> Array:
+    both = embedding.flip_averaged(functools.partial(plain, variables))
+    return both(images)
+
+  return flipped if flip else plain
 
 
 def _domain_shift(embedded: Mapping[str, Embedded]) -> dict[str, float]:
@@ -190,7 +281,7 @@ def _markdown(report: Mapping[str, Any]) -> str:
   shift = ', '.join(
     f'{pair} {value:.3f}' for pair, value in report['domain_shift'].items()
   )
-  return f"""# {config['method']['name']} on {config['dataset']['name']}
+  return f"""# {_title(config)}
 
 {report['table']}
 

@@ -17,8 +17,13 @@ import ml_collections
 
 CONFIG = 'config.json'
 DATA = 'data.json'
-# Fields that may differ between starts of one run: they change no result.
-FREE_TO_CHANGE = ('dataset.data_dir', 'profile_steps')
+# Fields that may differ between starts of one run: they change no training,
+# and results name what they change there.
+FREE_TO_CHANGE = ('dataset.data_dir', 'profile_steps', 'evaluation')
+_LEAK = (
+  '; a trial tests people whom the models of other trials were trained on, so '
+  'each trial needs its own model, or trial=all'
+)
 
 
 def open_workdir(
@@ -100,16 +105,22 @@ def _check_same_config(config: ml_collections.ConfigDict, saved: pathlib.Path):
   different = sorted(
     name
     for name in old.keys() | new.keys()
-    if old.get(name) != new.get(name) and name not in FREE_TO_CHANGE
+    if old.get(name) != new.get(name) and not _is_free(name)
   )
   if different:
     changes = ', '.join(
       f'{name} {old.get(name)!r} -> {new.get(name)!r}' for name in different
     )
+    regdb = new['dataset.layout'] == 'regdb'
+    why = _LEAK if regdb and 'dataset.config' in different else ''
     raise ValueError(
-      f'{saved.parent} holds a run of another config ({changes}); give another '
-      '--workdir, or the same config to go on'
+      f'{saved.parent} holds a run of another config ({changes}){why}; give '
+      'another --workdir, or the same config to go on'
     )
+
+
+def _is_free(name: str) -> bool:
+  return any(f'{name}.'.startswith(f'{free}.') for free in FREE_TO_CHANGE)
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

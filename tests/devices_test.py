@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxreid import optim, sharding, train_state
-from jaxreid.evaluation.evaluate import embed_all
+from jaxreid.evaluation.embedding import embed_all
 from jaxreid.methods.baseline import baseline
 from jaxreid.methods.lupi import lupi
 from jaxreid.models.resnet import BasicBlock, ResidualStage, Stem

@@ -230,15 +230,16 @@ def test_adam_is_the_other_optimizer(config):
 
 
 def test_held_out_identities_are_drawn_once_and_left_out(config):
-  records = _records()
+  table = _table()
+  records = table.records
   config.dataset.validation_identities = 5
-  held_out = experiment.held_out(config, records)
-  assert held_out == experiment.held_out(config, records)
+  held_out = experiment.held_out(config, table)
+  assert held_out == experiment.held_out(config, table)
   assert len(set(held_out)) == 5
   assert list(held_out) == sorted(held_out)
   assert set(held_out) <= set(records.identity.tolist())
 
-  sampler = experiment.make_sampler(config, records)
+  sampler = experiment.make_sampler(config, table)
   assert sampler.num_classes == IDENTITIES - 5
   rows = [sampler[t] for t in range(60)]
   drawn = {
@@ -253,10 +254,20 @@ def test_held_out_identities_are_drawn_once_and_left_out(config):
   draws = set()
   for seed in range(4):
     config.seed = seed
-    draws.add(experiment.held_out(config, records))
+    draws.add(experiment.held_out(config, table))
   assert len(draws) > 1
 
 
 def test_nobody_is_held_out_by_default(config):
-  assert experiment.held_out(config, _records()) == ()
-  assert experiment.make_sampler(config, _records()).num_classes == IDENTITIES
+  assert experiment.held_out(config, _table()) == ()
+  assert experiment.make_sampler(config, _table()).num_classes == IDENTITIES
+
+
+def test_validation_identities_that_the_dataset_names(config):
+  config.dataset.validation_identities = -1
+  with pytest.raises(ValueError, match='names no validation identities'):
+    experiment.held_out(config, _table())
+  table = _table()._replace(validation_identities=(10, 22))
+  assert experiment.held_out(config, table) == (10, 22)
+  sampler = experiment.make_sampler(config, table)
+  assert sampler.num_classes == IDENTITIES - 2

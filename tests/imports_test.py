@@ -36,6 +36,15 @@ ROOMS = {
     ),
     ('clu', 'ml_collections'),
   ),
+  'jaxreid.trials': (
+    (
+      'jaxreid.evaluation',
+      'jaxreid.results',
+      'jaxreid.train',
+      'jaxreid.workdir',
+    ),
+    ('ml_collections',),
+  ),
   'jaxreid.results': (
     (
       'jaxreid.data.source',
@@ -53,12 +62,12 @@ ROOMS = {
   'jaxreid.experiment': (
     (
       'jaxreid.config_checks',
+      'jaxreid.initial_weights',
       'jaxreid.data',
       'jaxreid.data.source',
       'jaxreid.method',
       'jaxreid.methods',
       'jaxreid.models',
-      'jaxreid.models.pretrained',
       'jaxreid.optim',
       'jaxreid.sharding',
       'jaxreid.train_state',
@@ -66,7 +75,19 @@ ROOMS = {
     ),
     ('ml_collections', 'optax'),
   ),
-  'jaxreid.config_checks': (('jaxreid.data',), ('ml_collections',)),
+  'jaxreid.config_checks': (
+    ('jaxreid.data', 'jaxreid.evaluation'),
+    ('ml_collections',),
+  ),
+  'jaxreid.initial_weights': (
+    (
+      'jaxreid.method',
+      'jaxreid.methods',
+      'jaxreid.models.pretrained',
+      'jaxreid.train_state',
+    ),
+    ('ml_collections',),
+  ),
   'jaxreid.checkpoint': (('jaxreid.train_state',), ('orbax',)),
   'jaxreid.metric_writer': ((), ('tensorboardX',)),
   'jaxreid.train_state': (('jaxreid.method',), ('flax', 'optax')),
@@ -109,7 +130,7 @@ ROOMS = {
 }
 
 # Nobody imports these, whatever a row says.
-ENTRY_POINTS = ('jaxreid.main',)
+ENTRY_POINTS = ('jaxreid.main', 'jaxreid.models.pretrained.__main__')
 
 # Slow, heavy or optional: inside the function that needs them, never on top.
 # (room, what it imports)

@@ -198,10 +198,11 @@ def test_held_out_people_are_never_drawn(opened):
   config = opened.config.copy_and_resolve_references()
   config.dataset.validation_identities = 3
   config.batch.identities = 5
-  records = opened.setup.train.records
-  held = experiment.held_out(config, records)
+  table = opened.setup.train
+  records = table.records
+  held = experiment.held_out(config, table)
   assert len(set(held)) == 3
-  sampler = experiment.make_sampler(config, records)
+  sampler = experiment.make_sampler(config, table)
   drawn: set[int] = set()
   for step in range(100):
     rows = sampler[step]
@@ -209,9 +210,9 @@ def test_held_out_people_are_never_drawn(opened):
       drawn |= set(records.identity[rows[modality]].tolist())
   assert drawn == set(range(1, 9)) - set(held)
   # Another seed holds out others; the same seed the same.
-  assert experiment.held_out(config, records) == held
+  assert experiment.held_out(config, table) == held
   config.seed = 1
-  assert experiment.held_out(config, records) != held
+  assert experiment.held_out(config, table) != held
 
 
 def test_validation_looks_at_held_out_people_alone(opened):
@@ -220,7 +221,7 @@ def test_validation_looks_at_held_out_people_alone(opened):
   config.batch.identities = 5
   config.evaluation.batch_size = 50  # not a multiple of the devices
   table = opened.setup.train
-  held = experiment.held_out(config, table.records)
+  held = experiment.held_out(config, table)
 
   def embed(variables, images, modality):
     # The person's number, painted over the images below.

@@ -52,11 +52,17 @@ class Table(NamedTuple):
     images: uint8 [N, H, W, 3], memory-mapped.
     records: labels of the N rows.
     fingerprint: hash of the dataset's pixels, as the prepare command wrote it.
+    permutations: (identity, camera) -> [trials, n] frames, the published
+      galleries of SYSU-MM01; None where there are none.
+    validation_identities: people of the training split whom the dataset sets
+      apart for validation.
   """
 
   images: np.ndarray
   records: Records
   fingerprint: str
+  permutations: dict[tuple[int, int], np.ndarray] | None = None
+  validation_identities: tuple[int, ...] = ()
 
 
 def open_table(
@@ -91,10 +97,14 @@ def open_table(
   if loaded is None:
     raise ValueError(f'{stem.parent} does not keep what is written there')
   try:
-    fingerprint = prepare.read_fingerprint(folder)['sha256']
+    return Table(
+      *loaded,
+      prepare.read_fingerprint(folder)['sha256'],
+      prepare.read_permutations(folder),
+      tuple(prepare.read_metadata(folder).get('validation_identities', ())),
+    )
   except (ValueError, KeyError) as error:
     raise _unreadable(folder, error) from error
-  return Table(*loaded, fingerprint)
 
 
 def _load(stem: pathlib.Path) -> tuple[np.ndarray, Records] | None:

@@ -1,7 +1,5 @@
-import functools
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,77 +7,11 @@ from numpy.testing import assert_allclose
 
 from jaxreid.data.source import Records
 from jaxreid.evaluation import evaluate as evaluate_module
-from jaxreid.evaluation.evaluate import (
-  Embedded,
-  Result,
-  embed_all,
-  evaluate,
-  format_table,
-)
-from jaxreid.evaluation.protocols import single_modality, sysu
+from jaxreid.evaluation.embedding import Embedded
+from jaxreid.evaluation.evaluate import evaluate
+from jaxreid.evaluation.protocols import regdb, single_modality, sysu
 from jaxreid.evaluation.ranking import rank
-
-
-def _images(n=21):
-  rng = np.random.default_rng(0)
-  return rng.integers(0, 256, (n, 4, 2, 3)).astype(np.uint8)
-
-
-def _project(weights, images):
-  flat = images.reshape(len(images), -1).astype(jnp.float32) / 255
-  return jnp.stack([flat @ weights, flat @ weights[::-1]], axis=1)
-
-
-def _weights(seed=0):
-  rng = np.random.default_rng(seed)
-  return rng.normal(size=(24, 5)).astype(np.float32)
-
-
-@pytest.mark.parametrize('batch_size', [4, 7, 64])
-def test_embed_all_pads_and_crops(batch_size):
-  embed = functools.partial(_project, _weights())
-  features = embed_all(embed, _images(), batch_size, progress=False)
-  assert features.dtype == np.float32
-  assert_allclose(features, embed(jnp.asarray(_images())), rtol=1e-5)
-
-
-def test_embed_all_rows_keep_their_order():
-  embed = functools.partial(_project, _weights())
-  rows = np.array([20, 3, 3, 0, 11])
-  features = embed_all(embed, _images(), 2, rows=rows, progress='gray')
-  assert_allclose(features, embed(jnp.asarray(_images()[rows])), rtol=1e-5)
-
-
-def test_embed_all_sharded():
-  mesh = jax.make_mesh(
-    (8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
-  )
-  sharding = jax.NamedSharding(mesh, jax.P('data'))
-  embed = jax.tree_util.Partial(_project, _weights())
-  features = embed_all(embed, _images(), 8, sharding, progress=False)
-  assert_allclose(features, embed(jnp.asarray(_images())), rtol=1e-5)
-  with pytest.raises(ValueError, match=r'12 images .* over 8 devices'):
-    embed_all(embed, _images(), 12, sharding)
-
-
-def test_embed_all_compiles_once_for_other_parameters():
-  traces = []
-
-  def counted(weights, images):
-    traces.append(1)
-    return _project(weights, images)
-
-  for seed in range(3):
-    embed = jax.tree_util.Partial(counted, _weights(seed))
-    features = embed_all(embed, _images(), 8, progress=False)
-    expected = _project(_weights(seed), jnp.asarray(_images()))
-    assert_allclose(features, expected, rtol=1e-5)
-  assert len(traces) == 1
-
-
-def test_embed_all_needs_images():
-  with pytest.raises(ValueError, match='no images'):
-    embed_all(functools.partial(_project, _weights()), _images(0), 4)
+from jaxreid.evaluation.rerank import k_reciprocal
 
 
 def _records():
@@ -201,14 +133,76 @@ def test_evaluate_errors():
     evaluate(embeddings, [protocol])
 
 
-def test_format_table():
-  result = Result(
-    12.345, 50, 60, 70, 8, 1.5, 0.25, 0.125, 10, 3803, 0, 301, True, 'sum', 'x'
+@pytest.mark.parametrize(
+  ('options', 'suffix'),
+  [
+    ({'average_precision': 'trapezoid'}, ', trapezoid AP'),
+    ({'suffix': ', flip-averaged'}, ', flip-averaged'),
+    (
+      {'average_precision': 'trapezoid', 'suffix': ', flip-averaged'},
+      ', trapezoid AP, flip-averaged',
+    ),
+  ],
+)
+def test_what_sets_a_result_apart_is_in_its_name(options, suffix):
+  records = _records()
+  protocols = [sysu(records, trials=2), regdb(records, 'visible')]
+  embeddings = _embeddings(records)
+  found = evaluate(embeddings, protocols, rerank=True, **options)
+  assert list(found) == [
+    f'infrared->visible, all, single-shot{suffix}',
+    f'infrared->visible, all, single-shot{suffix}, re-ranked',
+    f'visible->infrared{suffix}',
+    f'visible->infrared{suffix}, re-ranked',
+  ]
+  plain = evaluate(embeddings, protocols)
+  if 'average_precision' in options:
+    name = 'visible->infrared'
+    assert found[name + suffix].mAP != plain[name].mAP
+    assert found[name + suffix].rank1 == plain[name].rank1
+
+
+def test_reranked_rows():
+  records = _records()
+  embeddings = _embeddings(records)
+  protocol = sysu(records, 'all', shots=2, trials=3)
+  found = evaluate(embeddings, [protocol], rerank=True)
+  assert found[protocol.name] == evaluate(embeddings, [protocol])[protocol.name]
+  result = found[f'{protocol.name}, re-ranked']
+  expected = []
+  for trial in protocol.trials:
+    query, gallery = (
+      embeddings[name].features[
+        [embeddings[name].rows.tolist().index(row) for row in rows], 0
+      ]
+      for name, rows in (
+        ('infrared', trial.query_rows),
+        ('visible', trial.gallery_rows),
+      )
+    )
+    ranking = rank(
+      k_reciprocal(jnp.asarray(query), jnp.asarray(gallery)),
+      trial.query_ids,
+      trial.gallery_ids,
+      trial.comparable,
+      unique_identities=True,
+    )
+    expected.append([100 * ranking.cmc[0], 100 * ranking.mean_ap])
+  assert_allclose([result.rank1, result.mAP], np.mean(expected, axis=0), 1e-5)
+  # Searches within a modality are not re-ranked.
+  single = single_modality(records, 'infrared', 'infrared', 2, 2)
+  assert len(evaluate(embeddings, [single], rerank=True)) == 1
+
+
+def test_sums_of_distances_are_not_reranked():
+  records = _records()
+  embeddings = _embeddings(records, visible_vectors=2)
+  protocol = sysu(records, trials=1)
+  with pytest.raises(ValueError, match="test_distance='plain'"):
+    evaluate(embeddings, [protocol], rerank=True)
+  found = evaluate(embeddings, [protocol], 'plain', rerank=True)
+  first = Embedded(
+    embeddings['visible'].rows, embeddings['visible'].features[:, :1]
   )
-  table = format_table({'short': result, 'a longer name': result})
-  lines = table.splitlines()
-  assert len({len(line) for line in lines[:4]}) == 1
-  assert lines[2].startswith('| short         | 12.35 ± 0.25 |')
-  assert '8.00 ± 0.12' in lines[3]
-  assert set(lines[1]) <= set('|-: ')
-  assert lines[5].endswith('Galleries x. CMC counts identities.')
+  same = evaluate({**embeddings, 'visible': first}, [protocol], rerank=True)
+  assert [r[:6] for r in found.values()] == [r[:6] for r in same.values()]

@@ -1,0 +1,108 @@
+"""Several splits of one dataset: a model for each, and the mean of them.
+
+Synopsis:
+
+  report = run_trials(config, workdir, train=True)
+  print(report['table'])
+
+RegDB's protocol has ten splits of its identities, and the people that a model
+of one split was trained on are tested in another. So every split is a run of
+its own in WORKDIR/trial_1, WORKDIR/trial_2, ...
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+
+from jaxreid import results
+from jaxreid import train as single
+from jaxreid.evaluation.table import Result, format_table, mean_of_splits
+from jaxreid.workdir import claim, open_workdir, to_json
+
+
+def run_trials(
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike, train: bool
+) -> dict[str, Any]:
+  """Trains (or goes on with) and evaluates every run of `dataset.trials`.
+
+  All of them are opened before the first is trained, so that a split that is
+  not prepared shows at once. A finished one is not repeated.
+
+  Args:
+    config: with the names of the splits in `dataset.trials`.
+    workdir: holds one folder per split, and the joined results.
+    train: whether to train; otherwise each folder must hold a run.
+
+  Returns:
+    What results.json holds: 'results' (search -> means over the splits),
+    'trials' (split -> its own results), 'config' and 'table' (Markdown).
+
+  Raises:
+    ValueError: if the config, the data or a workdir does not fit.
+    RunError: as `jaxreid.train` does.
+  """
+  folder = open_workdir(workdir, config, exists=not train)
+  parts = {name: _part(config, name) for name in config.dataset.trials}
+  fingerprints = []
+  for name, part in parts.items():
+    run = single.open_run(part, folder / name, exists=not train)
+    fingerprints.append(run.test.fingerprint)
+  claim(folder, config, ' '.join(fingerprints))
+  found = {}
+  for name, part in parts.items():
+    print(f'{name} of {len(parts)}', flush=True)
+    before = _finished(folder / name, part) if train else None
+    found[name] = before or _run(part, folder / name, train)
+    jax.clear_caches()  # each split has jitted functions of its own
+  joined = mean_of_splits(
+    [
+      {search: Result(**values) for search, values in split.items()}
+      for split in found.values()
+    ]
+  )
+  report = {
+    'results': {name: result._asdict() for name, result in joined.items()},
+    'trials': found,
+    'config': config.to_dict(),
+    'dataset_fingerprint': fingerprints,
+    'git_commit': results.git_commit(),
+    'table': format_table(joined)
+    + f' Trials: {len(parts)} splits of the identities, a model for each.',
+  }
+  results.write_joined(folder, report)
+  return report
+
+
+def _part(
+  config: ml_collections.ConfigDict, name: str
+) -> ml_collections.ConfigDict:
+  part = config.copy_and_resolve_references()
+  part.dataset.config, part.dataset.trials = name, ()
+  return part
+
+
+def _run(
+  config: ml_collections.ConfigDict, folder: pathlib.Path, train: bool
+) -> dict[str, Any]:
+  run = single.open_run(config, folder, exists=not train)
+  if train:
+    single.train(run)
+  report = single.evaluate(run)
+  print(report['table'], flush=True)
+  return report['results']
+
+
+def _finished(
+  folder: pathlib.Path, config: ml_collections.ConfigDict
+) -> dict[str, Any] | None:
+  """The results of a run that ended with this very config."""
+  path = folder / results.RESULTS
+  if not path.exists():
+    return None
+  report = json.loads(path.read_text())
+  same = report['config'] == json.loads(to_json(config))
+  return report['results'] if same else None
