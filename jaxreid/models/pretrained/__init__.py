@@ -18,11 +18,16 @@ goes with which config.
 """
 
 from jaxreid.models.pretrained.files import Weights, checksum, load, read
-from jaxreid.models.pretrained.networks import fill_network, layout_of
+from jaxreid.models.pretrained.networks import (
+  check_network,
+  fill_network,
+  layout_of,
+)
 from jaxreid.models.pretrained.stages import convert, fill_stages
 
 __all__ = [
   'Weights',
+  'check_network',
   'checksum',
   'convert',
   'fill_network',

@@ -133,6 +133,26 @@ def fill_network(
       BNNeck has a bias; or if a tensor is missing, has no place or another
       shape: one error lists them all.
   """
+  filled, notes = _fill(variables, state_dict, backbone)
+  for note in notes:
+    logging.info(note)
+  return filled
+
+
+def check_network(
+  variables: Mapping[str, Any],
+  state_dict: Mapping[str, np.ndarray],
+  backbone: Mapping[str, Any],
+):
+  """Raises what `fill_network` would raise, and does nothing else."""
+  _fill(variables, state_dict, backbone)
+
+
+def _fill(
+  variables: Mapping[str, Any],
+  state_dict: Mapping[str, np.ndarray],
+  backbone: Mapping[str, Any],
+) -> tuple[dict[str, Any], list[str]]:
   layout = layout_of(state_dict)
   if layout is None:
     raise ValueError(
@@ -149,9 +169,7 @@ def fill_network(
       f'({len(problems)} problems):\n  '
       + '\n  '.join(problems + _hints(problems, layout))
     )
-  for note in notes:
-    logging.info(note)
-  return filled
+  return filled, notes
 
 
 def try_fill(
