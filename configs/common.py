@@ -3,18 +3,40 @@
 Synopsis, in a config file:
 
   def get_config(arg=None):
-    options = common.parse_arg(arg, dataset='synthetic_reid', ablation='')
-    config = common.get_config(options['dataset'])
+    options = common.parse_arg(
+      arg, dataset='synthetic_reid', trial='', ablation=''
+    )
+    config = common.get_config(options['dataset'], options['trial'])
 """
 
 import ml_collections
 
-# Paper sizes: (height, width) of the table of decoded images.
+# The config of the builder, whose protocol, and the paper's size: (height,
+# width) of the table of decoded images.
 DATASETS = {
-  'synthetic_reid': {'config': 'small', 'image_size': (96, 48)},
-  'sysu_mm01': {'config': '', 'image_size': (288, 144)},
-  'regdb': {'config': 'trial_1', 'image_size': (288, 144)},
+  'synthetic_reid': {
+    'config': 'small',
+    'layout': 'sysu_mm01',
+    'image_size': (96, 48),
+  },
+  'sysu_mm01': {
+    'config': '',
+    'layout': 'sysu_mm01',
+    'image_size': (288, 144),
+  },
+  'regdb': {
+    'config': 'trial_1',
+    'layout': 'regdb',
+    'image_size': (288, 144),
+  },
+  'npu_reid': {
+    'config': 'large',
+    'layout': 'npu_reid',
+    'image_size': (288, 144),
+  },
 }
+# RegDB's ten splits of its identities.
+TRIALS = tuple(f'trial_{number}' for number in range(1, 11))
 
 
 def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
@@ -54,11 +76,15 @@ def choose(ablations: dict[str, dict], name: str) -> dict:
   return ablations[name]
 
 
-def get_config(dataset: str) -> ml_collections.ConfigDict:
+def get_config(dataset: str, trial: str = '') -> ml_collections.ConfigDict:
   """Dataset, batch and bookkeeping; the same for every method.
 
+  Args:
+    dataset: one of `DATASETS`.
+    trial: of RegDB, '1' to '10', or 'all' for ten models and their mean.
+
   Raises:
-    ValueError: on an unknown dataset.
+    ValueError: on an unknown dataset or trial.
   """
   if dataset not in DATASETS:
     raise ValueError(
@@ -73,20 +99,41 @@ def get_config(dataset: str) -> ml_collections.ConfigDict:
     'data_dir': '',  # TFDS's default, ~/tensorflow_datasets
     'residency': 'auto',  # where the pixels live: 'device', 'host' or 'auto'
     # Identities held out of training to choose the best checkpoint by; with
-    # 0 the last one counts, as in the papers' settings.
+    # 0 the last one counts, as in the papers' settings. -1: those that the
+    # dataset names (SYSU-MM01: 99).
     'validation_identities': 0,
+    # Every split to train and evaluate in turn; none: `config` alone.
+    'trials': (),
     **DATASETS[dataset],
   }
+  if trial:
+    config.dataset.update(_choose_trial(dataset, trial))
   config.batch = {'identities': 8, 'images_per_identity': 4}
   config.evaluation = {
     'batch_size': 256,
     'test_distance': 'sum',
+    # 'official' draws galleries by SYSU-MM01's rand_perm_cam.mat, 'random' as
+    # most papers' code; 'auto': the first where the file was there.
+    'gallery': 'auto',
+    'average_precision': 'hits',  # or 'trapezoid'
+    'rerank': False,  # also report k-reciprocal re-ranking
+    'flip': False,  # average embeddings of an image and its mirror image
   }
   config.log_every = 20  # steps
   config.checkpoint_every = 200  # steps; then validation, if there is any
   config.profile_steps = 0  # profile so many steps after the first ten
   config.deterministic = False  # on GPU: exact resume, at some cost
   return config
+
+
+def _choose_trial(dataset: str, trial: str) -> dict:
+  if dataset != 'regdb':
+    raise ValueError(f'trial={trial} is for dataset=regdb, not {dataset}')
+  if trial == 'all':
+    return {'trials': TRIALS}
+  if f'trial_{trial}' not in TRIALS:
+    raise ValueError(f"a trial of RegDB is 1 to 10 or 'all', not {trial!r}")
+  return {'config': f'trial_{trial}'}
 
 
 def shrink(config: ml_collections.ConfigDict):

@@ -9,6 +9,7 @@ import ml_collections
 
 from jaxreid.data.feed import RESIDENCIES
 from jaxreid.data.sampler import check_batch
+from jaxreid.evaluation.protocols import LAYOUTS
 
 
 def check_values(config: ml_collections.ConfigDict):
@@ -24,6 +25,17 @@ def check_values(config: ml_collections.ConfigDict):
       'evaluation.test_distance',
       config.evaluation.test_distance,
       ('sum', 'plain'),
+    ),
+    ('dataset.layout', config.dataset.layout, LAYOUTS),
+    (
+      'evaluation.gallery',
+      config.evaluation.gallery,
+      ('auto', 'official', 'random'),
+    ),
+    (
+      'evaluation.average_precision',
+      config.evaluation.average_precision,
+      ('hits', 'trapezoid'),
     ),
   ):
     if value not in known:

@@ -26,7 +26,7 @@ from jaxreid import initial_weights, optim, sharding, train_state, train_step
 from jaxreid.config_checks import check_values
 from jaxreid.data.feed import Feed, open_feed
 from jaxreid.data.sampler import IdentitySampler
-from jaxreid.data.source import Records, Table, open_table
+from jaxreid.data.source import Table, open_table
 from jaxreid.initial_weights import InitialWeights
 from jaxreid.method import Key, Method, Variables
 from jaxreid.methods import baseline, lupi
@@ -88,7 +88,7 @@ def build(config: ml_collections.ConfigDict) -> Setup:
   make_optimizers(config, method, 1)
   weights = initial_weights.read_weights(config, _variables(config, method))
   train = open_split(config, 'train')
-  sampler = make_sampler(config, train.records)
+  sampler = make_sampler(config, train)
   method = make_method(config, sampler.num_classes)
   optimizers = make_optimizers(config, method, sampler.steps_per_epoch)
   feed = open_feed(train.images, sampler, mesh, config.dataset.residency)
@@ -174,30 +174,40 @@ def open_split(config: ml_collections.ConfigDict, split: str) -> Table:
 
 
 def make_sampler(
-  config: ml_collections.ConfigDict, records: Records
+  config: ml_collections.ConfigDict, table: Table
 ) -> IdentitySampler:
   """The sampler, with `dataset.validation_identities` held out."""
   return IdentitySampler(
-    records,
+    table.records,
     config.batch.identities,
     config.batch.images_per_identity,
     config.seed,
-    held_out(config, records),
+    held_out(config, table),
   )
 
 
 def held_out(
-  config: ml_collections.ConfigDict, records: Records
+  config: ml_collections.ConfigDict, table: Table
 ) -> tuple[int, ...]:
   """The validation identities: drawn once, by the seed of the run.
 
+  With `dataset.validation_identities=-1` those that the dataset names.
+
   Raises:
-    ValueError: if too few would be left to train on.
+    ValueError: if too few would be left to train on, or the dataset names
+      none.
   """
   count = config.dataset.validation_identities
-  identities = np.unique(records.identity)
+  identities = np.unique(table.records.identity)
   if not count:
     return ()
+  if count == -1:
+    if not table.validation_identities:
+      raise ValueError(
+        f'{config.dataset.name} names no validation identities of its own; '
+        'give dataset.validation_identities a number'
+      )
+    return table.validation_identities
   if not 0 <= count <= len(identities) - config.batch.identities:
     raise ValueError(
       f'dataset.validation_identities={count} leaves fewer than '

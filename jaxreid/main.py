@@ -13,7 +13,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import ml_collections
 from absl import app, flags, logging
@@ -44,6 +44,9 @@ def main(argv: Sequence[str]):
   # Imported late, so that a mistyped flag is answered at once.
   from jaxreid import train
 
+  if config.dataset.trials:
+    _run_trials(config)
+    return
   try:
     run = train.open_run(
       config,
@@ -58,8 +61,24 @@ def main(argv: Sequence[str]):
     report = train.evaluate(run)
   except train.RunError as error:
     _fail(error)
+  _show(report, run.workdir)
+
+
+def _run_trials(config: ml_collections.ConfigDict):
+  from jaxreid import train, trials
+
+  try:
+    report = trials.run_trials(
+      config, flags.FLAGS.workdir, train=_MODE.value == 'train'
+    )
+  except (ValueError, OSError, train.RunError) as error:
+    _fail(error)
+  _show(report, flags.FLAGS.workdir)
+
+
+def _show(report: dict[str, Any], workdir: str | os.PathLike):
   print(report['table'])
-  print(f'written to {run.workdir}/results.md and results.json')
+  print(f'written to {workdir}/results.md and results.json')
 
 
 def _prepare_jax(deterministic: bool):

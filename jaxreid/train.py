@@ -26,7 +26,7 @@ from jaxtyping import Array
 
 from jaxreid import checkpoint, experiment, results
 from jaxreid.data.source import Table
-from jaxreid.evaluation.protocols import Protocol, standard_protocols
+from jaxreid.evaluation.protocols import Protocol
 from jaxreid.experiment import Setup
 from jaxreid.metric_writer import MetricWriter, ProgressLine
 from jaxreid.train_state import TrainState
@@ -77,7 +77,8 @@ def open_run(
   folder = open_workdir(workdir, config, exists)
   setup = experiment.build(config)
   test = experiment.open_split(config, 'test')
-  protocols = standard_protocols(test.records)
+  protocols = results.searches(config, test)
+  results.check_rerank(config, setup)
   # Last, so that a mistake leaves no workdir that refuses its correction.
   claim(folder, config, test.fingerprint)
   return Run(config, folder, setup, test, protocols)
@@ -160,9 +161,14 @@ def _restore(run: Run, checkpoints: Any, step: int | None) -> TrainState:
   try:
     if step is None:
       return run.setup.init()
+    checkpoint.check_trained_on(checkpoints, step, _trained_on(run))
     return checkpoint.restore(checkpoints, run.setup.shapes(), step)
   except ValueError as error:
     raise RunError(str(error)) from error
+
+
+def _trained_on(run: Run) -> dict[str, str]:
+  return {name: run.config.dataset[name] for name in ('name', 'config')}
 
 
 def _loop(
@@ -177,7 +183,7 @@ def _loop(
   progress = ProgressLine(total, setup.images_per_step, start)
   unread: dict[int, Mapping[str, Array]] = {}
   if start == total == 0:
-    checkpoint.save(checkpoints, state)
+    checkpoint.save(checkpoints, state, trained_on=_trained_on(run))
   for step, inputs in zip(
     range(start + 1, total + 1), setup.feed.inputs(start), strict=False
   ):
@@ -199,7 +205,7 @@ def _loop(
       # An interrupted run is to leave the same numbers: no validation more or
       # less than planned.
       metrics = _validate(run, state, step, writer) if planned else {}
-      checkpoint.save(checkpoints, state, metrics)
+      checkpoint.save(checkpoints, state, metrics, _trained_on(run))
     if asked:
       break
   progress.close()

@@ -36,6 +36,15 @@ ROOMS = {
     ),
     ('clu', 'ml_collections'),
   ),
+  'jaxreid.trials': (
+    (
+      'jaxreid.evaluation',
+      'jaxreid.results',
+      'jaxreid.train',
+      'jaxreid.workdir',
+    ),
+    ('ml_collections',),
+  ),
   'jaxreid.results': (
     (
       'jaxreid.data.source',
@@ -66,7 +75,10 @@ ROOMS = {
     ),
     ('ml_collections', 'optax'),
   ),
-  'jaxreid.config_checks': (('jaxreid.data',), ('ml_collections',)),
+  'jaxreid.config_checks': (
+    ('jaxreid.data', 'jaxreid.evaluation'),
+    ('ml_collections',),
+  ),
   'jaxreid.initial_weights': (
     (
       'jaxreid.method',
