@@ -111,7 +111,7 @@ def _check_same_config(config: ml_collections.ConfigDict, saved: pathlib.Path):
     changes = ', '.join(
       f'{name} {old.get(name)!r} -> {new.get(name)!r}' for name in different
     )
-    regdb = new['dataset.layout'] == 'regdb'
+    regdb = new.get('dataset.layout') == 'regdb'
     why = _LEAK if regdb and 'dataset.config' in different else ''
     raise ValueError(
       f'{saved.parent} holds a run of another config ({changes}){why}; give '

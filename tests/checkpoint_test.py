@@ -134,3 +134,20 @@ def test_another_model_is_refused_in_a_sentence(tmp_path, other):
     f'checkpoint 7 of {tmp_path}/checkpoints holds another'
   )
   assert '\n' not in text
+
+
+def test_a_checkpoint_remembers_its_split(tmp_path):
+  first = {'name': 'regdb', 'config': 'trial_1'}
+  second = {'name': 'regdb', 'config': 'trial_2'}
+  with checkpoint.open_checkpoints(tmp_path) as checkpoints:
+    checkpoint.save(checkpoints, make_state(3), trained_on=first)
+  with checkpoint.open_checkpoints(tmp_path) as checkpoints:
+    checkpoint.check_trained_on(checkpoints, 3, first)
+    with pytest.raises(ValueError, match=r'regdb/trial_1, not regdb/trial_2'):
+      checkpoint.check_trained_on(checkpoints, 3, second)
+
+
+def test_a_checkpoint_that_says_nothing_is_let_pass(tmp_path):
+  save_all(tmp_path, [None], keep_best=False)
+  with checkpoint.open_checkpoints(tmp_path) as checkpoints:
+    checkpoint.check_trained_on(checkpoints, 1, {'name': 'a', 'config': 'b'})

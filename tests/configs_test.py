@@ -9,7 +9,7 @@ from configs import baseline, common, lupi
 from jaxreid import experiment, optim
 
 FILES = {'baseline': baseline, 'lupi': lupi}
-DATASETS = ('synthetic_reid', 'sysu_mm01', 'regdb')
+DATASETS = ('synthetic_reid', 'sysu_mm01', 'regdb', 'npu_reid')
 
 
 def _flat(tree, prefix=''):
@@ -271,3 +271,23 @@ def test_configs_do_not_share_their_values():
   first.dataset.name = 'other'
   assert lupi.get_config().batch.identities == 8
   assert lupi.get_config().dataset.name == 'synthetic_reid'
+
+
+def test_trials_of_regdb():
+  for module in (lupi, baseline):
+    one = module.get_config('dataset=regdb,trial=7')
+    assert (one.dataset.config, one.dataset.trials) == ('trial_7', ())
+    ten = module.get_config('dataset=regdb,trial=all')
+    assert ten.dataset.trials == tuple(f'trial_{k}' for k in range(1, 11))
+
+
+@pytest.mark.parametrize(
+  ('arg', 'message'),
+  [
+    ('dataset=regdb,trial=11', "1 to 10 or 'all', not '11'"),
+    ('dataset=sysu_mm01,trial=2', 'trial=2 is for dataset=regdb'),
+  ],
+)
+def test_impossible_trials(arg, message):
+  with pytest.raises(ValueError, match=message):
+    lupi.get_config(arg)

@@ -162,7 +162,7 @@ def test_options_are_refused_before_the_data_is_touched(
     ('batch.images_per_identity', 6, r'batch.images_per_identity=6'),
     ('dataset.residency', 'disk', r"dataset.residency .*'disk'"),
     ('dataset.validation_identities', 9, r'validation_identities=9 leaves'),
-    ('dataset.validation_identities', -1, r'validation_identities=-1'),
+    ('dataset.validation_identities', -2, r'validation_identities=-2'),
     ('optimizer.name', 'lion', r"optimizer.name 'lion'; .*sgd, adam"),
     ('optimizer.name', 'adam', r'config.optimizer: .*(momentum|nesterov)'),
     ('schedule.warmup_by', 'day', r"warmup_by is 'day'"),

@@ -194,6 +194,16 @@ def test_evaluating_another_model_is_a_sentence(opened, tmp_path):
   assert f'{tmp_path}/checkpoints' in str(error.value)
 
 
+def test_a_checkpoint_of_another_split_is_refused(opened, tmp_path):
+  run = make_run(opened, tmp_path, total=3)
+  state = train.train(run)
+  run.config.dataset.config = 'small'  # as if the folder had been copied
+  for act in (train.train, train.evaluate):
+    with pytest.raises(train.RunError, match='was trained on .*/tiny, not'):
+      act(run)
+  assert int(state.step) == 3
+
+
 def test_held_out_people_are_never_drawn(opened):
   config = opened.config.copy_and_resolve_references()
   config.dataset.validation_identities = 3

@@ -66,3 +66,30 @@ def test_replacing_leaves_no_part(tmp_path):
   workdir.replace_text(path, 'new')
   assert path.read_text() == 'new'
   assert list(tmp_path.iterdir()) == [path]
+
+
+def test_another_trial_is_refused_with_the_reason(tmp_path):
+  trial = {'dataset': {'name': 'regdb', 'layout': 'regdb', 'config': 'trial_1'}}
+  first = ml_collections.ConfigDict(trial)
+  workdir.claim(tmp_path, first, 'abc')
+  second = first.copy_and_resolve_references()
+  second.dataset.config = 'trial_2'
+  with pytest.raises(ValueError) as error:
+    workdir.open_workdir(tmp_path, second, exists=True)
+  assert "'trial_1' -> 'trial_2'" in str(error.value)
+  assert 'people whom the models of other trials were trained on' in str(
+    error.value
+  )
+
+
+def test_how_to_evaluate_may_change(tmp_path):
+  config = make_config()
+  config.evaluation = {'rerank': False}
+  config.evaluator = 'x'
+  workdir.claim(tmp_path, config, 'abc')
+  other = config.copy_and_resolve_references()
+  other.evaluation.rerank = True
+  assert workdir.open_workdir(tmp_path, other) == tmp_path
+  other.evaluator = 'y'
+  with pytest.raises(ValueError, match='evaluator'):
+    workdir.open_workdir(tmp_path, other)
