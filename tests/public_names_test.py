@@ -9,6 +9,7 @@ import pytest
 import jaxreid
 
 LABELLED = ['anchor', 'positive', 'negative', 'labels']
+THREE = ['infrared', 'x', 'visible']
 NAMES = {
   'jaxreid.losses.identity_loss': ['logits', 'labels', 'label_smoothing'],
   'jaxreid.losses.batch_hard_triplet': [*LABELLED, 'margin'],
@@ -31,6 +32,26 @@ NAMES = {
     'kl_order',
   ],
   'jaxreid.losses.color_free_mse': ['visible', 'intermediate'],
+  'jaxreid.losses.modality_respective_gap': [
+    'embeddings',
+    'logits',
+    'labels',
+    'margin',
+    'label_smoothing',
+  ],
+  'jaxreid.losses.cross_modality_gap': [*THREE, 'labels', 'margin'],
+  'jaxreid.losses.cross_center_gap': [*THREE, 'labels', 'margin'],
+  'jaxreid.losses.xiv_loss': [
+    *THREE,
+    'infrared_logits',
+    'x_logits',
+    'visible_logits',
+    'labels',
+    'gap_weight',
+    'cross_margin',
+    'margin',
+    'label_smoothing',
+  ],
   'jaxreid.distance.pairwise_euclidean': ['a', 'b'],
   'jaxreid.evaluation.ranking.rank': [
     'distance',
@@ -49,6 +70,18 @@ DEFAULTS = {
     'threshold': 0.5,
     'kl_weight': 0.5,
     'kl_order': 'z_v',
+  },
+  'jaxreid.losses.modality_respective_gap': {
+    'margin': 0.3,
+    'label_smoothing': 0.0,
+  },
+  'jaxreid.losses.cross_modality_gap': {'margin': 0.5},
+  'jaxreid.losses.cross_center_gap': {'margin': 0.5},
+  'jaxreid.losses.xiv_loss': {
+    'gap_weight': 0.1,
+    'cross_margin': 0.5,
+    'margin': 0.3,
+    'label_smoothing': 0.0,
   },
   'jaxreid.evaluation.ranking.rank': {
     'comparable': None,

@@ -11,6 +11,12 @@ where rows coincide. Arguments that are not arrays are static under `jit`.
 
 from jaxreid.losses.alignment import color_free, color_free_mse
 from jaxreid.losses.identity import identity_loss
+from jaxreid.losses.modality_gap import (
+  cross_center_gap,
+  cross_modality_gap,
+  modality_respective_gap,
+  xiv_loss,
+)
 from jaxreid.losses.triplet import (
   batch_hard_triplet,
   cyclic_triplet,
@@ -21,7 +27,11 @@ __all__ = [
   'batch_hard_triplet',
   'color_free',
   'color_free_mse',
+  'cross_center_gap',
+  'cross_modality_gap',
   'cyclic_triplet',
   'identity_loss',
+  'modality_respective_gap',
   'weighted_regularized_triplet',
+  'xiv_loss',
 ]
