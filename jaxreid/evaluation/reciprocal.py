@@ -4,14 +4,13 @@ Synopsis:
 
   scale, nearest = find_nearest(distances, count=21)
   lists = describe(distances, scale, nearest, k1=20)
-  sources = nearest[:, :6]
-  averaged = average(lists, sources, rows=100)
+  averaged = average(lists, sources=nearest[:, :6], rows=100)
 
-The parts of the method of `rerank` that come before images are compared.
-Images are numbered with the queries first. A description has weights on few
-images, so it is kept as a list; lists are as wide as the longest, rounded up
-so that a few shapes serve. All work is done in blocks of rows: nothing of the
-size of all distances is made.
+What `rerank` does before images are compared. Images are numbered with the
+queries first, N in all. A description has weights on few images, so it is kept
+as a list; lists are as wide as the longest, rounded up so that a few shapes
+serve. The work is done in blocks of rows: nothing of the size of all distances
+is made.
 """
 
 import functools
@@ -30,7 +29,13 @@ _WIDTH_STEP = 16
 
 
 class Distances(NamedTuple):
-  """The symmetric matrix of all images, in the parts that were given."""
+  """The symmetric [N, N] matrix of all images, in the parts that it comes in.
+
+  Attributes:
+    query_query: [Nq, Nq] Euclidean distances.
+    query_gallery: [Nq, Ng].
+    gallery_gallery: [Ng, Ng].
+  """
 
   query_query: Float[Array, 'q q']
   query_gallery: Float[Array, 'q g']
@@ -38,49 +43,60 @@ class Distances(NamedTuple):
 
 
 class Lists(NamedTuple):
-  """Sparse rows: `index` ascending, padded with N; `weight` there 0."""
+  """Rows of a sparse [R, N] matrix.
 
-  index: Int[Array, 'r w']
+  Attributes:
+    column: [R, W] in ascending order, padded with N.
+    weight: [R, W] what stands there, 0 in the padding.
+  """
+
+  column: Int[Array, 'r w']
   weight: Float[Array, 'r w']
 
 
 def find_nearest(
   distances: Distances, count: int
 ) -> tuple[Float[Array, 'n'], Int[Array, 'n k']]:
-  """Maximum of each squared row, and its nearest images, nearest first."""
+  """Scale and neighbours of every image.
+
+  Args:
+    distances: of all images.
+    count: neighbours wanted, the image itself included.
+
+  Returns:
+    [N] the largest squared distance of each row (1 if all are 0), and
+    [N, min(count, N)] the nearest images, the nearest first; of equally near
+    ones the first.
+
+  Raises:
+    ValueError: if a distance is negative or its square not finite.
+  """
   queries, gallery = distances.query_gallery.shape
   count = min(count, queries + gallery)
   parts = []
   for of_queries, rows in ((True, queries), (False, gallery)):
     size = block_size(rows, queries + gallery)
-    parts.append(
-      in_blocks(
-        lambda start, of_queries=of_queries, size=size: _nearest(
-          distances, start, of_queries, size, count
-        ),
-        rows,
-        size,
-      )
-    )
+    block = functools.partial(_nearest, distances, of_queries, size, count)
+    parts.append(in_blocks(block, rows, size))
   scale, nearest, valid = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
   if not bool(valid.all()):
     row = int(jnp.argmin(valid))
     kind, row = ('query', row) if row < queries else ('gallery', row - queries)
     raise ValueError(
-      f'The distances of {kind} image {row} (and perhaps others) hold NaN, '
-      'infinite, negative or overflowing values; give plain Euclidean '
-      'distances of finite embeddings.'
+      f'The distances of {kind} image {row}, and perhaps of others, hold NaN, '
+      'infinite, negative or overflowing values; give Euclidean distances of '
+      'finite embeddings.'
     )
   return scale, nearest
 
 
-@functools.partial(jax.jit, static_argnames=('of_queries', 'size', 'count'))
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _nearest(
   distances: Distances,
-  start: Int[Array, ''] | int,
   of_queries: bool,
   size: int,
   count: int,
+  start: Int[Array, ''] | int,
 ) -> tuple[Float[Array, 's'], Int[Array, 's k'], Bool[Array, 's']]:
   def take(x: Array, axis: int = 0) -> Array:
     return lax.dynamic_slice_in_dim(x, start, size, axis)
@@ -94,7 +110,6 @@ def _nearest(
   squared = jnp.square(rows)
   scale = jnp.max(squared, axis=1)
   valid = jnp.isfinite(scale) & (jnp.min(rows, axis=1) >= 0)
-  # Rows of coincident images have no other scale.
   scale = jnp.where(scale > 0, scale, 1)
   _, nearest = lax.top_k(-squared / scale[:, None], count)
   return scale, nearest, valid
@@ -106,46 +121,52 @@ def describe(
   nearest: Int[Array, 'n k'],
   k1: int,
 ) -> Lists:
-  """Weights of every image on its expanded reciprocal neighbours."""
+  """Every image's weights on its expanded reciprocal neighbours.
+
+  Args:
+    distances: of all images.
+    scale: [N] from `find_nearest`.
+    nearest: [N, K] from `find_nearest`; K at least k1 + 1 or N.
+    k1: length of the lists that must be reciprocal, without the image itself.
+
+  Returns:
+    N lists, each of sum 1; one among many coincident images can be empty.
+  """
   images = len(scale)
   forward = nearest[:, : k1 + 1]
   half = nearest[:, : round(k1 / 2) + 1]
-  half_reciprocal = _reciprocal(half)
+  half_mutual = _mutual(half)
   size = block_size(images, forward.shape[1] ** 2 * half.shape[1])
-  members, lengths = in_blocks(
-    lambda start: _expand(forward, half, half_reciprocal, start, size),
-    images,
-    size,
-  )
+  expand = functools.partial(_expand, forward, half, half_mutual, size)
+  members, lengths = in_blocks(expand, images, size)
   members = members[:, : _width(lengths, members.shape[1])]
   size = block_size(images, 4 * members.shape[1])
-  return in_blocks(
-    lambda start: _weigh(distances, scale, members, start, size), images, size
-  )
+  weigh = functools.partial(_weigh, distances, scale, members, size)
+  return in_blocks(weigh, images, size)
 
 
 @jax.jit
-def _reciprocal(lists: Int[Array, 'n k']) -> Bool[Array, 'n k']:
+def _mutual(lists: Int[Array, 'n k']) -> Bool[Array, 'n k']:
   """Which members of a row's list have the row in theirs."""
   row = jnp.arange(lists.shape[0])[:, None, None]
   return jnp.any(lists[lists] == row, axis=2)
 
 
-@functools.partial(jax.jit, static_argnames='size')
+@functools.partial(jax.jit, static_argnums=3)
 def _expand(
   forward: Int[Array, 'n k'],
   half: Int[Array, 'n h'],
-  half_reciprocal: Bool[Array, 'n h'],
-  start: Int[Array, ''] | int,
+  half_mutual: Bool[Array, 'n h'],
   size: int,
+  start: Int[Array, ''] | int,
 ) -> tuple[Int[Array, 's l'], Int[Array, 's']]:
   """Expanded sets as ascending lists, padded with N, and their sizes."""
   images = forward.shape[0]
   row = start + jnp.arange(size)
   own = forward[row]
   mutual = jnp.any(forward[own] == row[:, None, None], axis=2)
-  theirs, counts = half[own], half_reciprocal[own]
   base = jnp.where(mutual, own, images)
+  theirs, counts = half[own], half_mutual[own]
   shared = jnp.any(theirs[..., None] == base[:, None, None, :], axis=3)
   overlap = jnp.sum(counts & shared, axis=2)
   merged = mutual & (3 * overlap > 2 * jnp.sum(counts, axis=2))
@@ -168,13 +189,13 @@ def _width(lengths: Int[Array, 's'], most: int) -> int:
   return min(most, -(-longest // _WIDTH_STEP) * _WIDTH_STEP)
 
 
-@functools.partial(jax.jit, static_argnames='size')
+@functools.partial(jax.jit, static_argnums=3)
 def _weigh(
   distances: Distances,
   scale: Float[Array, 'n'],
   members: Int[Array, 'n w'],
-  start: Int[Array, ''] | int,
   size: int,
+  start: Int[Array, ''] | int,
 ) -> Lists:
   row = start + jnp.arange(size)
   index = members[row]
@@ -182,7 +203,6 @@ def _weigh(
   weight = jnp.exp(-squared / scale[row][:, None])
   weight = jnp.where(index < scale.shape[0], weight, 0)
   total = jnp.sum(weight, axis=1, keepdims=True)
-  # Among many coincident images one can be without reciprocal neighbours.
   return Lists(index, weight / jnp.where(total > 0, total, 1))
 
 
@@ -192,7 +212,7 @@ def _entries(
   """Entries of the matrix of all images; any value for a column of N."""
   queries = distances.query_query.shape[0]
   within, across, among = distances
-  # Indices out of the part that is meant are clipped and not used.
+  # Indices that lie outside a part are clipped, and the part is not used.
   of_query = jnp.where(
     column < queries,
     within.at[row, column].get(mode='clip'),
@@ -206,52 +226,66 @@ def _entries(
   return jnp.where(row < queries, of_query, of_gallery)
 
 
-@functools.partial(jax.jit, static_argnames='size')
+def average(lists: Lists, sources: Int[Array, 'n k'], rows: int) -> Lists:
+  """Local query expansion of the first images: means over their neighbours.
+
+  Args:
+    lists: N descriptions.
+    sources: [N, K], over whose descriptions an image's mean is taken.
+    rows: for how many images.
+
+  Returns:
+    As many lists.
+  """
+  size = block_size(rows, lists.column.shape[0])
+  block = functools.partial(_average, lists, sources, size)
+  averaged, lengths = in_blocks(block, rows, size)
+  width = _width(lengths, averaged.column.shape[1])
+  return Lists(averaged.column[:, :width], averaged.weight[:, :width])
+
+
+@functools.partial(jax.jit, static_argnums=2)
 def _average(
-  described: Lists,
-  sources: Int[Array, 'n k2'],
-  start: Int[Array, ''] | int,
+  lists: Lists,
+  sources: Int[Array, 'n k'],
   size: int,
+  start: Int[Array, ''] | int,
 ) -> tuple[Lists, Int[Array, 's']]:
-  """Local query expansion of some rows, and how many weights they have."""
   images = sources.shape[0]
+  dense = average_dense(lists, sources, size, start)
   chosen = sources[start + jnp.arange(size)]
-  index = described.index[chosen].reshape(size, -1)
-  weight = described.weight[chosen].reshape(size, -1) / sources.shape[1]
+  index, length = _distinct(lists.column[chosen].reshape(size, -1), images)
   row = jnp.arange(size)[:, None]
-  dense = jnp.zeros((size, images), weight.dtype)
-  dense = dense.at[row, index].add(weight, mode='drop')
-  index, length = _distinct(index, images)
-  weight = dense.at[row, index].get(mode='fill', fill_value=0)
+  weight = dense.at[index, row].get(mode='fill', fill_value=0)
   return Lists(index, weight), length
 
 
-@functools.partial(jax.jit, static_argnames='size')
+@functools.partial(jax.jit, static_argnums=2)
 def average_dense(
-  described: Lists,
-  sources: Int[Array, 'n k2'],
-  start: Int[Array, ''] | int,
+  lists: Lists,
+  sources: Int[Array, 'n k'],
   size: int,
+  start: Int[Array, ''] | int,
 ) -> Float[Array, 'n s']:
-  """Local query expansion of some images, dense, a column for each."""
+  """As `average`, for `size` images from `start` on, as columns [N, size]."""
   chosen = sources[start + jnp.arange(size)]
-  weight = described.weight[chosen] / sources.shape[1]
-  dense = jnp.zeros((sources.shape[0], size), weight.dtype)
+  weight = lists.weight[chosen] / sources.shape[1]
   column = jnp.arange(size)[:, None, None]
-  return dense.at[described.index[chosen], column].add(weight, mode='drop')
+  dense = jnp.zeros((sources.shape[0], size), weight.dtype)
+  return dense.at[lists.column[chosen], column].add(weight, mode='drop')
 
 
 def block_size(rows: int, width: int) -> int:
-  """Rows of a block: as many as the bound lets, in blocks of equal size."""
+  """Rows of a block of bounded size, for blocks as equal as can be."""
   most = max(1, min(rows, _BLOCK // width))
   return -(-rows // -(-rows // most))
 
 
 def in_blocks(function: Callable[[int], Any], rows: int, size: int) -> Any:
-  """Concatenates function(start), `size` rows each, over all rows."""
+  """Joins function(start), trees of `size` rows each, to trees of all rows."""
   starts = [*range(0, rows - size, size), rows - size]
   parts = [function(start) for start in starts]
-  # The last block ends with the rows, so that all have one shape.
-  again = (len(starts) * size) - rows
+  # The last block ends where the rows end: all are of one shape.
+  again = len(starts) * size - rows
   parts[-1] = jax.tree.map(lambda x: x[again:], parts[-1])
   return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)

@@ -6,30 +6,26 @@ Synopsis:
   ranking = rank(distance, query_ids, gallery_ids, comparable)
 
 The method is that of Zhong et al., "Re-ranking Person Re-identification with
-k-reciprocal Encoding", CVPR 2017. Every image is described by weights on its
-reciprocal neighbours, few in number, so these are kept as lists of fixed
-width; as wide as the longest list, rounded up so that a few shapes serve.
-Nothing of the size of all distances is made beside the distances.
+k-reciprocal Encoding", CVPR 2017; `reciprocal` has its first half. Memory is
+bounded: beside the distances themselves only blocks of rows are held.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxreid.distance import pairwise_euclidean, working_dtype
+from jaxreid.evaluation import reciprocal
+from jaxreid.evaluation.reciprocal import Distances, Lists
 
-# Entries of a block of rows: bounds the memory beside the distances.
-_BLOCK = 1 << 23
-# A tile of the result that stays in the processor's cache.
+# Rows and columns of a tile of the result that stays in a cache.
 _TILE = (1024, 512)
-# Lists are this much wider than needed at most.
-_WIDTH_STEP = 32
+# Rows of a tile of the distances.
+_EMBEDDINGS = 768
 
 
 def k_reciprocal(
@@ -42,8 +38,8 @@ def k_reciprocal(
   """Re-ranked distances of queries to gallery images, from their embeddings.
 
   Computes the Euclidean distances within and between the two sets and calls
-  `k_reciprocal_from_distance`, where the method is described. Beside the
-  (Nq + Ng)^2 distances, in float32 and kept once, memory is bounded.
+  `k_reciprocal_from_distance`, where the method is described. The distances
+  are held once, less than (Nq + Ng)^2 numbers.
 
   Args:
     query: [Nq, D] embeddings, or [Nq, 1, D].
@@ -73,9 +69,9 @@ def k_reciprocal(
         'diverged; evaluate an earlier checkpoint.'
       )
   return k_reciprocal_from_distance(
-    _distances(query, query, _block(query.shape[0], query.shape[0])),
-    _distances(query, gallery, _block(query.shape[0], gallery.shape[0])),
-    _distances(gallery, gallery, _block(gallery.shape[0], gallery.shape[0])),
+    _tiled(query, query, True, _EMBEDDINGS),
+    _tiled(query, gallery, False, _EMBEDDINGS),
+    _tiled(gallery, gallery, True, _EMBEDDINGS),
     k1,
     k2,
     lambda_value,
@@ -100,7 +96,7 @@ def k_reciprocal_from_distance(
      among their k1 + 1 nearest (Eq. 3).
   3. R(i) takes in the list of each of its members c, made in the same way of
      the round(k1 / 2) + 1 nearest, if more than 2/3 of that list are in R(i)
-     already (Eq. 5).
+     already (Eq. 4).
   4. V(i, j) = exp(-d(i, j)) for j in R(i), else 0, divided by its sum (Eq. 7;
      the division as in the authors' code), then averaged over the k2 nearest
      of i (Eq. 11; left out if k2 is 1).
@@ -137,10 +133,13 @@ def k_reciprocal_from_distance(
     jnp.asarray(x) for x in (query_query, query_gallery, gallery_gallery)
   ]
   dtype = working_dtype(*given)
-  distances = _Distances(*(x.astype(dtype) for x in given))
-  scale, nearest = _all_nearest(distances, max(k1 + 1, k2))
-  described = _describe(distances, scale, nearest, k1)
-  return _compare(distances, scale, nearest, described, k2, lambda_value)
+  distances = Distances(*(x.astype(dtype) for x in given))
+  scale, nearest = reciprocal.find_nearest(distances, max(k1 + 1, k2))
+  lists = reciprocal.describe(distances, scale, nearest, k1)
+  # Among coincident images the nearest one need not be the image itself.
+  itself = jnp.arange(len(scale), dtype=nearest.dtype)[:, None]
+  sources = itself if k2 == 1 else nearest[:, :k2]
+  return _compare(distances, scale, lists, sources, lambda_value)
 
 
 def _one_embedding(
@@ -188,60 +187,68 @@ def _check_parameters(k1: int, k2: int, lambda_value: float) -> None:
     raise ValueError(f'lambda_value is from 0 to 1, not {lambda_value}.')
 
 
-@functools.partial(jax.jit, static_argnames='size')
-def _distances(
-  a: Float[Array, 'm d'], b: Float[Array, 'n d'], size: int
+@functools.partial(jax.jit, static_argnames=('symmetric', 'size'))
+def _tiled(
+  a: Float[Array, 'm d'], b: Float[Array, 'n d'], symmetric: bool, size: int
 ) -> Float[Array, 'm n']:
-  """`pairwise_euclidean` without a second copy of the whole."""
+  """`pairwise_euclidean` without a second copy, and by half if a is b."""
+  rows, columns = _tiles(a.shape[0], size), _tiles(b.shape[0], size)
+  corners = jnp.array(
+    [(i, j) for i in rows for j in columns if i <= j or not symmetric]
+  )
+  shape = tuple(min(size, x.shape[0]) for x in (a, b))
 
-  def fill(i: Array, whole: Array) -> Array:
-    start = jnp.minimum(i * size, a.shape[0] - size)
-    rows = pairwise_euclidean(lax.dynamic_slice_in_dim(a, start, size), b)
-    return lax.dynamic_update_slice_in_dim(whole, rows, start, 0)
+  def fill(k: Array, whole: Array) -> Array:
+    i, j = corners[k]
+    tile = pairwise_euclidean(
+      lax.dynamic_slice_in_dim(a, i, shape[0]),
+      lax.dynamic_slice_in_dim(b, j, shape[1]),
+    )
+    whole = lax.dynamic_update_slice(whole, tile, (i, j))
+    if symmetric:
+      whole = lax.dynamic_update_slice(whole, tile.T, (j, i))
+    return whole
 
   empty = jnp.zeros((a.shape[0], b.shape[0]), working_dtype(a, b))
-  return lax.fori_loop(0, -(-a.shape[0] // size), fill, empty)
+  return lax.fori_loop(0, len(corners), fill, empty)
+
+
+def _tiles(rows: int, size: int) -> list[int]:
+  """Where tiles begin that cover the rows, the last one ending with them."""
+  size = min(size, rows)
+  return [*range(0, rows - size, size), rows - size]
 
 
 def _compare(
-  distances: _Distances,
+  distances: Distances,
   scale: Float[Array, 'n'],
-  nearest: Int[Array, 'n k'],
-  described: _Lists,
-  k2: int,
+  lists: Lists,
+  sources: Int[Array, 'n k'],
   lambda_value: float,
 ) -> Float[Array, 'q g']:
-  """The Jaccard distances of queries and gallery, mixed with the given ones."""
+  """Jaccard distances of queries and gallery, mixed with the given ones."""
   queries, gallery = distances.query_gallery.shape
-  images = jnp.arange(queries + gallery, dtype=nearest.dtype)[:, None]
-  # The nearest one is the image itself, except among coincident images.
-  sources = images if k2 == 1 else nearest[:, :k2]
-  size = _block(queries, queries + gallery)
-  averaged, lengths = _in_blocks(
-    lambda start: _average(described, sources, start, size), queries, size
-  )
-  width = _width(lengths, averaged.index.shape[1])
-  averaged = jax.tree.map(lambda x: x[:, :width], averaged)
+  averaged = reciprocal.average(lists, sources, queries)
   high, wide = min(_TILE[0], queries), min(_TILE[1], gallery)
 
   def columns(start: int) -> Float[Array, 's q']:
-    weights = _gallery_weights(described, sources, queries + start, wide)
-    return _in_blocks(
-      lambda row: _tile(
-        distances, scale, averaged, weights, row, start, lambda_value, high
-      ),
-      queries,
-      high,
-    ).T
+    weights = reciprocal.average_dense(lists, sources, wide, queries + start)
 
-  return _in_blocks(columns, gallery, wide).T
+    def tile(row: int) -> Float[Array, 'r s']:
+      return _tile(
+        distances, scale, averaged, weights, row, start, lambda_value, high
+      )
+
+    return reciprocal.in_blocks(tile, queries, high).T
+
+  return reciprocal.in_blocks(columns, gallery, wide).T
 
 
 @functools.partial(jax.jit, static_argnames='size')
 def _tile(
-  distances: _Distances,
+  distances: Distances,
   scale: Float[Array, 'n'],
-  averaged: _Lists,
+  averaged: Lists,
   weights: Float[Array, 'n c'],
   row: Int[Array, ''] | int,
   column: Int[Array, ''] | int,
@@ -250,7 +257,7 @@ def _tile(
 ) -> Float[Array, 's c']:
   """A tile of the result: queries from `row`, gallery from `column` on."""
   shape = (size, weights.shape[1])
-  index = lax.dynamic_slice_in_dim(averaged.index, row, size)
+  index = lax.dynamic_slice_in_dim(averaged.column, row, size)
   weight = lax.dynamic_slice_in_dim(averaged.weight, row, size)
 
   def add(k: Array, total: Array) -> Array:
