@@ -3,7 +3,7 @@
 Synopsis:
 
   problems = []
-  root = find_root(manual_dir, ('cam1', 'cam2', ...))
+  root = find_root('sysu_mm01', manual_dir, ('cam1', 'cam2', ...))
   identities = read_identities(root / 'test_id.txt', problems)
   folders = list_cameras(root, cameras, ('.jpg',), problems)
   raise_problems('sysu_mm01', root, problems)
@@ -33,11 +33,12 @@ class Camera(NamedTuple):
 
 
 def find_root(
-  manual_dir: str | os.PathLike, landmarks: Collection[str]
+  name: str, manual_dir: str | os.PathLike, landmarks: Collection[str]
 ) -> pathlib.Path:
   """Returns `manual_dir`, or the one folder in it that has the layout.
 
   Args:
+    name: of the dataset.
     manual_dir: what the user gave.
     landmarks: names, one of which the folder looked for has to hold.
 
@@ -64,7 +65,8 @@ def find_root(
       f'({", ".join(map(str, fitting))}): give one of them as --manual_dir'
     )
   raise ValueError(
-    f'neither {folder} nor a folder in it holds {", ".join(landmarks)}'
+    f'neither {folder} nor a folder in it holds {", ".join(landmarks)}: the '
+    f'README.md of tfds_builders/{name} shows how it has to be laid out'
   )
 
 

@@ -155,9 +155,9 @@ def _how_to_get(
   flags = f' --config={_config_name(builder)}' if _config_name(builder) else ''
   flags += f' --data_dir={data_dir}' if data_dir else ''
   return (
-    f"'{name}' is not prepared: there is no {builder.data_path}. Once you have "
-    f'its images, run: python -m tfds_builders.prepare {name} '
-    f'--manual_dir=FOLDER{flags} . {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}'
+    f"'{name}' is not prepared: there is no {builder.data_path}. "
+    f'{builder.MANUAL_DOWNLOAD_INSTRUCTIONS} Then run: python -m '
+    f'tfds_builders.prepare {name} --manual_dir=FOLDER{flags}'
   )
 
 

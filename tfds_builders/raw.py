@@ -5,15 +5,17 @@ Synopsis:
   found = builder_module.find(manual_dir, config)     lists, reads no image
   faults, duplicates = check(found.items, ('JPEG',))  reads every image once
   found = without(found, faults, duplicates)
-  for key, record in examples(found.items, 'test', 'sysu_mm01'): ...
+  shards(found.items, 'sysu_mm01')['test']
 """
 
 import collections
 import concurrent.futures
+import functools
 import hashlib
 import io
+import itertools
 import pathlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +25,9 @@ from tqdm import tqdm
 from tfds_builders import records
 
 VISIBLE, INFRARED = records.MODALITIES
+
+# Images of a file: one shard is held in memory while it is written.
+_SHARD = 2048
 
 # Infrared images have one channel or three equal ones; BMP may keep the former
 # with a table of grays.
@@ -151,24 +156,37 @@ def without(
   return found._replace(items=kept, metadata=metadata)
 
 
-def examples(
-  items: Sequence[Item], split: str, title: str, to_png: bool = False
-) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields the (key, record) of a split, with a progress bar.
+def shards(
+  items: Sequence[Item], title: str, to_png: bool = False
+) -> dict[str, list[Callable[[], Iterator[tuple[str, dict]]]]]:
+  """Returns what `_shard_iterators_per_split` has to: split -> its shards.
+
+  `tfds.core.ShardBasedBuilder` writes a shard as it comes. (The more usual
+  `GeneratorBasedBuilder` collects a whole split first, and from 1 GB on needs
+  TensorFlow for that.)
 
   Args:
     items: of both splits.
-    split: 'train' or 'test'.
-    title: of the progress bar, such as the dataset's name.
+    title: of the progress bars, such as the dataset's name.
     to_png: encodes the pixels as PNG, in three channels; without it the bytes
       of the files are kept.
   """
-  chosen = [item for item in items if item.split == split]
-  for item in tqdm(
-    chosen, f'Writing {title} {split}', unit='image', mininterval=0.5
-  ):
+  found: dict[str, list[Callable[[], Iterator[tuple[str, dict]]]]] = {}
+  for split in ('train', 'test'):
+    chosen = [item for item in items if item.split == split]
+    stream = _examples(chosen, f'Writing {title} {split}', to_png)
+    full = functools.partial(itertools.islice, stream, _SHARD)
+    count = (len(chosen) - 1) // _SHARD
+    found[split] = [full] * count + [functools.partial(iter, stream)]
+  return found
+
+
+def _examples(
+  items: Sequence[Item], title: str, to_png: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  for item in tqdm(items, title, unit='image', mininterval=0.5):
     data = item.path.read_bytes()
-    key = records.record_key(split, item.identity, item.camera, item.frame)
+    key = records.record_key(item.split, item.identity, item.camera, item.frame)
     yield (
       key,
       {

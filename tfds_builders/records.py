@@ -2,7 +2,8 @@
 
 A builder yields `(record_key(...), record)` with the fields of `features()`:
 
-    image     JPEG or PNG, three channels (infrared: three equal ones)
+    image     JPEG or PNG, three channels; where files are kept as they are,
+              infrared ones may have a single one
     identity  person, unique over both splits of a dataset
     camera    1-based camera number
     modality  0 visible, 1 infrared
@@ -17,8 +18,12 @@ import tensorflow_datasets as tfds
 MODALITIES = ('visible', 'infrared')
 
 
-def features(encoding: str = 'jpeg') -> tfds.features.FeaturesDict:
-  """Returns the features of a record; `encoding` is 'jpeg' or 'png'."""
+def features(encoding: str | None = 'jpeg') -> tfds.features.FeaturesDict:
+  """Returns the features of a record.
+
+  Args:
+    encoding: 'jpeg' or 'png'; None where a set has both.
+  """
   return tfds.features.FeaturesDict(
     {
       'image': tfds.features.Image(

@@ -8,7 +8,6 @@ results; metadata.json names the 99 of val_id. `test` is test_id (96 people).
 
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import scipy.io
@@ -42,7 +41,7 @@ _PER_CAMERA = {
 }
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(tfds.core.ShardBasedBuilder):
   """Copies the JPEGs of SYSU-MM01, byte by byte, into array_record files.
 
   Attributes:
@@ -70,18 +69,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       disable_shuffling=True,
     )
 
-  def _split_generators(self, dl_manager) -> dict[str, Any]:
+  def _shard_iterators_per_split(self, dl_manager) -> dict[str, Any]:
     found = self.found or find(dl_manager.manual_dir)
     self.info.metadata.update(found.metadata)
     if found.permutations is not None:
       permutations.write(self.data_path, found.permutations)
-    return {
-      split: self._generate_examples(found.items, split)
-      for split in ('train', 'test')
-    }
-
-  def _generate_examples(self, items, split) -> Iterator[tuple[str, dict]]:
-    return raw.examples(items, split, self.name)
+    return raw.shards(found.items, self.name)
 
 
 def find(manual_dir: str | os.PathLike, config: str = '') -> raw.Found:
@@ -96,7 +89,9 @@ def find(manual_dir: str | os.PathLike, config: str = '') -> raw.Found:
   """
   del config
   problems: list[str] = []
-  root = layout.find_root(manual_dir, [f'cam{camera}' for camera in CAMERAS])
+  root = layout.find_root(
+    'sysu_mm01', manual_dir, [f'cam{camera}' for camera in CAMERAS]
+  )
   lists = {
     name: _read_list(root / 'exp' / f'{name}_id', problems)
     for name in ('train', 'val', 'test')

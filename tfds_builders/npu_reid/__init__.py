@@ -1,0 +1,1 @@
+"""NPU-ReID: 600 people in four visible and four infrared cameras."""
