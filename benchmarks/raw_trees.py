@@ -43,11 +43,11 @@ SYSU = {
     Share(290, 4821), Share(290, 4989), Share(200, 4000),
   ),
   'val': (
-    Share(3, 194), Share(3, 210), Share(93, 1920),
+    Share(3, 194), Share(3, 210), Share(96, 1920),
     Share(70, 785), Share(75, 785), Share(3, 60),
   ),
   'other': (
-    Share(0, 0), Share(0, 0), Share(4, 80),
+    Share(0, 0), Share(0, 0), Share(1, 80),
     Share(39, 506), Share(42, 532), Share(0, 0),
   ),
 }  # fmt: skip
@@ -68,8 +68,9 @@ def write_sysu(root: pathlib.Path):
   counts = {}
   for group, shares in SYSU.items():
     for camera, share in enumerate(shares, 1):
-      # Camera 5 sees the last of them, so that everybody is seen somewhere.
-      skip = len(members[group]) - share.identities if camera == 5 else 0
+      # Cameras 5 and 6 see the last of them, so that everybody is seen in both
+      # modalities.
+      skip = len(members[group]) - share.identities if camera > 4 else 0
       people = members[group][skip:][: share.identities]
       for identity, count in _spread(people, share.images):
         counts[identity, camera] = count
