@@ -209,3 +209,35 @@ def test_another_average_precision_is_refused():
   distance = np.ones((2, 3), np.float32)
   with pytest.raises(ValueError, match="'hits' or 'trapezoid', not 'area'"):
     rank(distance, np.arange(2), np.arange(3), average_precision='area')
+
+
+def test_zeros_of_both_signs_tie():
+  distance = np.array([[-0.0, 0.0, -0.0, -1.0, 1.0]], np.float32)
+  for place, identity in enumerate([3, 0, 1, 2, 4]):
+    found = rank(distance, np.array([identity]), np.arange(5), max_rank=5)
+    assert_allclose(found.cmc, np.arange(5) >= place)
+
+
+def test_neighbouring_distances_are_told_apart():
+  with jax.enable_x64(True):
+    for kind in (np.float32, np.float64):
+      steps = [-1.0, 2.0, 3e5]
+      distance = np.array(
+        [[np.nextafter(kind(x), kind(9e9)), x] for x in steps], kind
+      )
+      found = rank(distance, np.zeros(3, int), np.arange(2), max_rank=2)
+      assert_allclose(found.cmc, [0, 1])
+      found = rank(distance, np.ones(3, int), np.arange(2), max_rank=2)
+      assert_allclose(found.cmc, [1, 1])
+
+
+def test_an_identity_with_many_images():
+  rng = np.random.default_rng(0)
+  gallery_ids = np.where(rng.random(60) < 0.7, 3, rng.integers(0, 9, 60))
+  distance = rng.integers(0, 40, (9, 60)).astype(np.float32)
+  comparable = rng.random((9, 60)) < 0.8
+  case = distance, np.arange(9), gallery_ids, comparable
+  for x, y in zip(
+    rank(*case, True, 20), _loop_rank(*case, True, 20), strict=True
+  ):
+    assert_allclose(x, y, rtol=1e-5)
