@@ -81,6 +81,14 @@ def test_data_files_are_in_it(names):
   for builder in builders:
     for name in ('README.md', 'CITATIONS.bib', 'TAGS.txt'):
       assert f'{builder}/{name}' in names
+  assert 'tfds_builders/npu_reid/cameras.csv' in names
+  dummies = {
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / 'tfds_builders').glob('*/dummy_data/**/*')
+    if path.is_file()
+  }
+  assert len(dummies) > 100
+  assert dummies <= names
 
 
 def test_metadata(wheel):

@@ -28,7 +28,7 @@ Permutations = dict[tuple[int, int], np.ndarray]
 def find_file(manual_dir: str | os.PathLike) -> pathlib.Path | None:
   """Returns rand_perm_cam.mat if it lies in a sensible place, else None."""
   folder = pathlib.Path(manual_dir).expanduser()
-  places = ('exp', '.', '*/exp', 'evaluation/data_split', '*/data_split')
+  places = ('exp', '.', '*/exp', '*', 'evaluation/data_split')
   for place in places:
     for path in sorted(folder.glob(f'{place}/{MAT_FILE}')):
       return path.resolve()

@@ -229,8 +229,9 @@ def _report(module: ModuleType, config: str, folder: pathlib.Path) -> str:
     lines.append(f'warning: no image of identity {identity} is left')
   for group in metadata.get('duplicates', ()):
     people = sorted({each['identity'] for each in group})
-    whose = f'of identities {people}' if len(people) > 1 else 'of one identity'
-    lines.append(f'warning: {len(group)} identical files {whose}:')
+    numbers = ', '.join(map(str, people))
+    whose = f'the identit{"y" if len(people) == 1 else "ies"} {numbers}'
+    lines.append(f'warning: {len(group)} identical files of {whose}:')
     lines += [f'  {each["path"]}' for each in group]
   if (folder / permutations.FILE).exists():
     lines.append(f'published permutations: {permutations.FILE}')
@@ -277,6 +278,10 @@ def main(arguments: Sequence[str] | None = None):
     )
   except ValueError as error:
     sys.exit(str(error))
+  except OSError as error:
+    sys.exit(f'{error}; nothing half-made is kept')
+  except KeyboardInterrupt:
+    sys.exit('interrupted; nothing half-made is kept')
   for folder in folders:
     # DATA_DIR/NAME/CONFIG/VERSION, or without CONFIG
     config = folder.parent.name if folder.parent.name != options.name else ''

@@ -137,6 +137,10 @@ def without(
   gone = {item.identity for item in left_out}
   gone -= {item.identity for item in kept}
   paths = {item.path for item in found.items}
+  # Images of two people are the graver mistake.
+  graver_first = sorted(
+    duplicates, key=lambda group: len({item.identity for item in group}) < 2
+  )
   metadata = {
     **found.metadata,
     'left_out': [
@@ -149,7 +153,7 @@ def without(
         {'path': _relative(item, found), 'identity': item.identity}
         for item in group
       ]
-      for group in duplicates
+      for group in graver_first
       if any(item.path in paths for item in group)
     ],
   }
