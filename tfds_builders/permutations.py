@@ -16,7 +16,6 @@ import pathlib
 from collections.abc import Mapping
 
 import numpy as np
-import scipy.io
 
 FILE = 'gallery_permutations.npz'
 MAT_FILE = 'rand_perm_cam.mat'
@@ -51,6 +50,8 @@ def read_mat(
   Returns:
     (identity, camera) -> int64 [trials, n], 0-based frames.
   """
+  import scipy.io  # takes longer than all else that opening a set imports
+
   try:
     cells = scipy.io.loadmat(path)['rand_perm_cam'].ravel()
   except KeyError:

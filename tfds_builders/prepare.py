@@ -116,7 +116,14 @@ def _find(
   skip_corrupt: bool,
 ):
   """Finds and checks the images of all builders; sets their `found`."""
-  founds = [module.find(manual_dir, _config_name(b)) for b in builders]
+  founds, errors = [], []
+  for builder in builders:
+    try:
+      founds.append(module.find(manual_dir, _config_name(builder)))
+    except ValueError as error:
+      errors += str(error).splitlines()
+  if errors:
+    raise ValueError('\n'.join(dict.fromkeys(errors)))
   items = {item.path: item for found in founds for item in found.items}
   faults, duplicates = raw.check(list(items.values()), module.FORMATS)
   if faults and not skip_corrupt:

@@ -119,6 +119,23 @@ def test_all_trials_are_prepared_with_one_check(tree, capsys, monkeypatch):
   assert len(checked) == 16
 
 
+def test_the_lists_of_all_trials_are_checked_first(tree, capsys):
+  for trial in (2, 9):
+    (tree / 'idx' / f'test_visible_{trial}.txt').unlink()
+  with pytest.raises(SystemExit) as stop:
+    prepare.main(
+      [
+        'regdb',
+        '--config=all',
+        f'--manual_dir={tree}',
+        f'--data_dir={tree.parent}/data',
+      ]
+    )
+  for trial in (2, 9):
+    assert f'test_visible_{trial}.txt: no such file' in str(stop.value.code)
+  assert not list(tree.parent.glob('data/**/*.array_record*'))
+
+
 def test_the_first_trial_is_the_default(tmp_path):
   folder = prepare.prepare('regdb', tmp_path, manual_dir=DUMMY)
   assert folder == tmp_path / 'regdb' / 'trial_1' / '1.0.0'

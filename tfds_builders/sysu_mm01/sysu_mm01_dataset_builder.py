@@ -10,7 +10,6 @@ import os
 import pathlib
 from typing import Any
 
-import scipy.io
 import tensorflow_datasets as tfds
 
 from tfds_builders import layout, permutations, raw, records
@@ -161,6 +160,8 @@ def _read_list(stem: pathlib.Path, problems: list[str]) -> list[int]:
   text, mat = stem.with_suffix('.txt'), stem.with_suffix('.mat')
   if text.exists() or not mat.exists():
     return layout.read_identities(text, problems)
+  import scipy.io
+
   try:
     arrays = scipy.io.loadmat(mat)
     (values,) = (arrays[key] for key in arrays if not key.startswith('__'))
