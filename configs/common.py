@@ -111,6 +111,8 @@ def get_config(dataset: str, trial: str = '') -> ml_collections.ConfigDict:
   config.batch = {'identities': 8, 'images_per_identity': 4}
   config.evaluation = {
     'batch_size': 256,
+    # Of images with several embeddings: 'sum' over them, 'plain' (the first
+    # alone) or 'both', a row for each.
     'test_distance': 'sum',
     # 'official' draws galleries by SYSU-MM01's rand_perm_cam.mat, 'random' as
     # most papers' code; 'auto': the first where the file was there.

@@ -24,7 +24,7 @@ def check_values(config: ml_collections.ConfigDict):
     (
       'evaluation.test_distance',
       config.evaluation.test_distance,
-      ('sum', 'plain'),
+      ('sum', 'plain', 'both'),
     ),
     ('dataset.layout', config.dataset.layout, LAYOUTS),
     (

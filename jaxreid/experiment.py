@@ -29,13 +29,14 @@ from jaxreid.data.sampler import IdentitySampler
 from jaxreid.data.source import Table, open_table
 from jaxreid.initial_weights import InitialWeights
 from jaxreid.method import Key, Method, Variables
-from jaxreid.methods import baseline, lupi
+from jaxreid.methods import baseline, lupi, xiv
 from jaxreid.models import backbone_stages
 from jaxreid.train_state import TrainState
 
 METHODS: dict[str, Callable[..., Method]] = {
   'baseline': baseline.baseline,
   'lupi': lupi.lupi,
+  'xiv': xiv.xiv,
 }
 
 

@@ -78,6 +78,8 @@ def _run_trials(config: ml_collections.ConfigDict):
 
 def _show(report: dict[str, Any], workdir: str | os.PathLike):
   print(report['table'])
+  for fact in report.get('facts', ()):
+    print(fact)
   print(f'written to {workdir}/results.md and results.json')
 
 

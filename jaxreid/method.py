@@ -67,9 +67,16 @@ class Method(NamedTuple):
       float [B, modalities, D], each vector of length 1. Normalises the pixels
       inside. Modality is 'visible', 'infrared' or 'gray' (the gray version of
       visible pixels); raises ValueError on any other.
+    views: (variables, uint8 images [B, H, W, 3], modality) -> name -> float
+      [B, H, W, 3], what the method makes of them, as pixels on the scale
+      0..255, not clipped; {} if nothing. Drawn after training.
+    facts: (variables, (height, width)) -> sentences about what was learnt,
+      printed and kept with the results.
   """
 
   init: Callable[[Key, Batch], Variables]
   augment: Callable[[Key, Batch], Batch]
   losses: dict[str, LossFn]
   embed: Callable[[Variables, Array, str], Array]
+  views: Callable[[Variables, Array, str], dict[str, Array]] | None = None
+  facts: Callable[[Variables, tuple[int, int]], list[str]] | None = None

@@ -26,8 +26,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, SupportsFloat, TextIO
 
+import numpy as np
 import tensorboardX
+from PIL import Image
 from tensorboardX.proto import event_pb2, summary_pb2
+
+# How the event files of pictures end.
+_PICTURES = '.pictures'
 
 
 class MetricWriter:
@@ -110,6 +115,50 @@ class MetricWriter:
   def _add_event(self, **fields: Any) -> None:
     event = event_pb2.Event(wall_time=time.time(), **fields)
     self._events.write(event.SerializeToString())
+
+
+def write_pictures(
+  workdir: str | os.PathLike[str], step: int, pictures: Mapping[str, np.ndarray]
+) -> None:
+  """Writes pictures to WORKDIR/tensorboard, in a file of their own.
+
+  Those of an earlier evaluation give way.
+
+  Args:
+    workdir: the run's folder.
+    step: of the state that they show.
+    pictures: name -> uint8 [H, W, 3].
+  """
+  events = pathlib.Path(workdir) / 'tensorboard'
+  events.mkdir(parents=True, exist_ok=True)
+  for path in events.glob(f'*tfevents*{_PICTURES}'):
+    path.unlink()
+  host = socket.gethostname()
+  name = f'events.out.tfevents.{time.time_ns()}.{host}{_PICTURES}'
+  values = [
+    summary_pb2.Summary.Value(tag=tag, image=_encode(pixels))
+    for tag, pixels in pictures.items()
+  ]
+  writer = tensorboardX.RecordWriter(str(events / name))
+  for fields in (
+    {'file_version': 'brain.Event:2'},
+    {'step': step, 'summary': summary_pb2.Summary(value=values)},
+  ):
+    event = event_pb2.Event(wall_time=time.time(), **fields)
+    writer.write(event.SerializeToString())
+  writer.close()
+
+
+def _encode(pixels: np.ndarray) -> summary_pb2.Summary.Image:
+  stream = io.BytesIO()
+  Image.fromarray(pixels).save(stream, 'PNG')
+  height, width, channels = pixels.shape
+  return summary_pb2.Summary.Image(
+    height=height,
+    width=width,
+    colorspace=channels,
+    encoded_image_string=stream.getvalue(),
+  )
 
 
 class ProgressLine:

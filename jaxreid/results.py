@@ -95,7 +95,8 @@ def evaluate_test(
   Returns:
     A dictionary fit for JSON: 'results' (search -> metrics), 'domain_shift'
     (squared maximum mean discrepancy of each pair of modalities),
-    'parameters_at_test', 'config', 'git_commit', 'dataset_fingerprint',
+    'parameters_at_test', 'facts' (the method's own sentences), 'config',
+    'git_commit', 'dataset_fingerprint',
     'jaxreid' (version) and 'table' (Markdown).
   """
   rows = np.arange(len(test.images))
@@ -105,6 +106,7 @@ def evaluate_test(
     'results': {name: result._asdict() for name, result in found.items()},
     'domain_shift': _domain_shift(embedded),
     'parameters_at_test': parameters_at_test(state),
+    'facts': _facts(config, setup, state),
     'test_feature': config.method.test_feature,
     'config': config.to_dict(),
     'seeds': {'training': config.seed, 'gallery': 'the number of the trial'},
@@ -276,8 +278,17 @@ def _domain_shift(embedded: Mapping[str, Embedded]) -> dict[str, float]:
   }
 
 
+def _facts(
+  config: ml_collections.ConfigDict, setup: Setup, state: TrainState
+) -> list[str]:
+  if setup.method.facts is None:
+    return []
+  return setup.method.facts(state.variables, tuple(config.dataset.image_size))
+
+
 def _markdown(report: Mapping[str, Any]) -> str:
   config = report['config']
+  facts = ''.join(f'* {fact}\n' for fact in report['facts'])
   shift = ', '.join(
     f'{pair} {value:.3f}' for pair, value in report['domain_shift'].items()
   )
@@ -285,7 +296,7 @@ def _markdown(report: Mapping[str, Any]) -> str:
 
 {report['table']}
 
-* seed: {config['seed']}
+{facts}* seed: {config['seed']}
 * parameters used at test: {report['parameters_at_test']:,}
 * domain shift (squared maximum mean discrepancy; gray is the fixed gray of
   visible): {shift}

@@ -7,7 +7,8 @@ Synopsis:
   evaluate(run)
 
 WORKDIR holds config.json, metrics.jsonl, tensorboard/, checkpoints/ and, at
-the end, results.json and results.md. The same command after a kill goes on
+the end, results.json, results.md and, of a method that makes images,
+pictures/. The same command after a kill goes on
 from the last checkpoint and ends with the same bits.
 """
 
@@ -24,7 +25,7 @@ import numpy as np
 from clu import parameter_overview, profiler
 from jaxtyping import Array
 
-from jaxreid import checkpoint, experiment, results
+from jaxreid import checkpoint, experiment, pictures, results
 from jaxreid.data.source import Table
 from jaxreid.evaluation.protocols import Protocol
 from jaxreid.experiment import Setup
@@ -152,6 +153,10 @@ def evaluate(run: Run) -> dict[str, Any]:
     f' {of} Feature: {report["test_feature"]}, '
     f'distance: {run.config.evaluation.test_distance}.'
   )
+  drawn = pictures.draw(
+    run.setup, state.variables, run.config.evaluation.batch_size
+  )
+  pictures.write(run.workdir, int(state.step), drawn)
   results.write(run.workdir, report)
   return report
 

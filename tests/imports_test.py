@@ -30,6 +30,7 @@ ROOMS = {
       'jaxreid.evaluation',
       'jaxreid.experiment',
       'jaxreid.metric_writer',
+      'jaxreid.pictures',
       'jaxreid.results',
       'jaxreid.train_state',
       'jaxreid.workdir',
@@ -56,6 +57,16 @@ ROOMS = {
       'jaxreid.workdir',
     ),
     ('ml_collections',),
+  ),
+  'jaxreid.pictures': (
+    (
+      'jaxreid.data.source',
+      'jaxreid.evaluation',
+      'jaxreid.experiment',
+      'jaxreid.metric_writer',
+      'jaxreid.sharding',
+    ),
+    ('PIL',),
   ),
   'jaxreid.workdir': ((), ('ml_collections',)),
   # The one file that turns names into objects.
@@ -89,7 +100,7 @@ ROOMS = {
     ('ml_collections',),
   ),
   'jaxreid.checkpoint': (('jaxreid.train_state',), ('orbax',)),
-  'jaxreid.metric_writer': ((), ('tensorboardX',)),
+  'jaxreid.metric_writer': ((), ('PIL', 'tensorboardX')),
   'jaxreid.train_state': (('jaxreid.method',), ('flax', 'optax')),
   'jaxreid.train_step': (
     ('jaxreid.method', 'jaxreid.train_state'),

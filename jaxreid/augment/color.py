@@ -108,3 +108,63 @@ def fixed_gray(images: Shaped[Array, 'n h w 3']) -> Shaped[Array, 'n h w 3']:
   """
   weights = jnp.asarray(GRAY_WEIGHTS, jnp.float32)[None, :]
   return mix_channels(images, jnp.broadcast_to(weights, (images.shape[0], 3)))
+
+
+def denormalize(
+  images: Float[Array, 'n h w 3'],
+  mean: tuple[float, float, float] = IMAGENET_MEAN,
+  std: tuple[float, float, float] = IMAGENET_STD,
+) -> Float[Array, 'n h w 3']:
+  """Undoes `normalize`: pixels on the scale 0..255.
+
+  Args:
+    images: normalised; any values.
+    mean: as in `normalize`.
+    std: as in `normalize`.
+
+  Returns:
+    Pixels of the same float type, neither rounded nor clipped.
+  """
+  offset = 255 * jnp.asarray(mean, images.dtype)[None, None, None, :]
+  scale = 255 * jnp.asarray(std, images.dtype)[None, None, None, :]
+  return images * scale + offset
+
+
+def one_channel(
+  images: Float[Array, 'n h w 3'], kind: str
+) -> Float[Array, 'n h w 3']:
+  """One of the fixed maps from colour to a single channel, in 3 channels.
+
+  * 'mean': (R + G + B) / 3
+  * 'gray': 0.299 R + 0.587 G + 0.114 B
+  * 'value': max(R, G, B), the V of HSV
+  * 'luma': 16 + 219 gray / 255, the Y of YCbCr in the studio range of
+    ITU-R BT.601. It is gray with less contrast, and carries nothing else.
+
+  Args:
+    images: float pixels on the scale 0..255.
+    kind: one of the names above.
+
+  Returns:
+    Pixels of the same type on the same scale, not rounded.
+
+  Raises:
+    ValueError: on another kind, naming all.
+  """
+  red, green, blue = (images[..., c] for c in range(3))
+  match kind:
+    case 'mean':
+      channel = (red + green + blue) / 3
+    case 'value':
+      channel = jnp.max(images, axis=-1)
+    case 'gray' | 'luma':
+      # Written out: a dot product may run in bfloat16 on an accelerator.
+      w = GRAY_WEIGHTS
+      channel = w[0] * red + w[1] * green + w[2] * blue
+      if kind == 'luma':
+        channel = 16 + 219 / 255 * channel
+    case _:
+      raise ValueError(
+        "a channel is 'mean', 'gray', 'value' or 'luma', not " + repr(kind)
+      )
+  return jnp.broadcast_to(channel[..., None], images.shape)

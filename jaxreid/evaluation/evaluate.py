@@ -42,10 +42,12 @@ def evaluate(
     protocols: the searches; those of equal modalities should be neighbours,
       since they share one distance matrix.
     test_distance: 'sum' over the embeddings of the two sides or 'plain', as
-      in `jaxreid.distance.sum_over_modalities`.
+      in `jaxreid.distance.sum_over_modalities`; 'both' for two results of
+      every search in which an image has several embeddings.
     average_precision: 'hits' or 'trapezoid', as in `ranking.rank`.
     rerank: whether searches across modalities are also reported after
-      k-reciprocal re-ranking, in rows of their own.
+      k-reciprocal re-ranking, in rows of their own (with 'both', of the plain
+      distance alone).
     suffix: what else belongs to the names, such as ', flip-averaged'.
 
   Returns:
@@ -57,6 +59,14 @@ def evaluate(
     ValueError: if a protocol needs images that are not embedded, if an
       embedding is not finite, or if sums of distances are to be re-ranked.
   """
+  if test_distance == 'both':
+    # Of one embedding each, both are the same search by the same name.
+    protocols = list(protocols)
+    summed, plain = (
+      evaluate(embeddings, protocols, kind, average_precision, again, suffix)
+      for kind, again in (('sum', False), ('plain', rerank))
+    )
+    return summed | plain
   for modality, embedded in embeddings.items():
     if not np.isfinite(embedded[1]).all():
       raise ValueError(
