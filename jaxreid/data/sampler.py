@@ -65,11 +65,13 @@ class IdentitySampler:
     }
     for name, of_identity in rows.items():
       fewest = int(np.argmin([len(r) for r in of_identity]))
-      if len(of_identity[fewest]) < self.images_per_identity:
+      count = len(of_identity[fewest])
+      if count < self.images_per_identity:
+        what = 'lower it' if count else 'take it off the training list'
         raise ValueError(
           f'batch.images_per_identity={self.images_per_identity}, but '
-          f'identity {self.names[fewest]} has {len(of_identity[fewest])} '
-          f'{name} training images; lower it'
+          f'identity {self.names[fewest]} has {count} {name} training images; '
+          f'{what}'
         )
     object.__setattr__(self, '_rows', rows)
 
