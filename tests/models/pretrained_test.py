@@ -1,6 +1,3 @@
-import io
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -234,53 +231,3 @@ def test_stages_that_do_not_fit(resnet18):
     'params/stage7/kernel: without a place',
   ):
     assert line in str(error.value)
-
-
-def test_reading(tmp_path):
-  state = {
-    'a.weight': np.arange(6, dtype='float32').reshape(2, 3),
-    'b': np.array([1.5], 'float16'),
-  }
-  np.savez(tmp_path / 'w.npz', **state)
-  safetensors = pytest.importorskip('safetensors.numpy')
-  safetensors.save_file(state, tmp_path / 'w.safetensors')
-  for name in ('w.npz', 'w.safetensors'):
-    result = pretrained.load(tmp_path / name)
-    assert set(result) == set(state)
-    for key, value in state.items():
-      assert_allclose(result[key], value)
-
-
-def test_unreadable_files(tmp_path):
-  with pytest.raises(FileNotFoundError, match=re.escape('no weights file')):
-    pretrained.load(tmp_path / 'none.npz')
-  torch_file = tmp_path / 'a.pth'
-  torch_file.write_bytes(b'anything')
-  with pytest.raises(ValueError, match='weights_only=True'):
-    pretrained.load(torch_file)
-  text = tmp_path / 'a.txt'
-  text.write_text('no weights')
-  with pytest.raises(ValueError, match='neither'):
-    pretrained.load(text)
-  whole = io.BytesIO()
-  np.savez(whole, a=np.zeros(100))
-  pickled = io.BytesIO()
-  np.save(pickled, np.array([{'code': 1}], object), allow_pickle=True)
-  for content in (
-    b'',
-    b'no weights',
-    whole.getvalue()[:200],
-    pickled.getvalue(),
-  ):
-    for suffix in ('npz', 'safetensors'):
-      path = tmp_path / f'broken.{suffix}'
-      path.write_bytes(content)
-      with pytest.raises(ValueError, match=r'is not an? '):
-        pretrained.load(path)
-
-
-def test_objects_inside_an_archive_are_refused(tmp_path):
-  path = tmp_path / 'objects.npz'
-  np.savez(path, a=np.array([{'code': 1}], object))
-  with pytest.raises(ValueError, match=r'is not an \.npz file of weights'):
-    pretrained.load(path)

@@ -67,11 +67,12 @@ def try_convert(
     The variables (of no use if anything does not fit), what does not fit, and
     the names of the classifier's tensors.
   """
+  shapes = _shapes(architecture)
   family = names.family_of(architecture)
   given = names.standard_names(state_dict)
   classifier = pop_modules(given, names.CLASSIFIERS[family])
   converted, problems = take(
-    _shapes(architecture),
+    shapes,
     given,
     functools.partial(names.torch_name, architecture),
     architecture,
