@@ -25,7 +25,7 @@ from jaxreid.evaluation.reciprocal import Distances, Lists
 # Rows and columns of a tile of the result that stays in a cache.
 _TILE = (1024, 512)
 # Rows of a tile of the distances.
-_EMBEDDINGS = 768
+_EMBEDDINGS = 384
 
 
 def k_reciprocal(
