@@ -121,6 +121,7 @@ def write_safetensors(tensors: Mapping[str, np.ndarray], path: pathlib.Path):
 
   Raises:
     ImportError: if the package safetensors is missing.
+    OSError: if the file cannot be written.
   """
   try:
     import safetensors.numpy
@@ -129,8 +130,11 @@ def write_safetensors(tensors: Mapping[str, np.ndarray], path: pathlib.Path):
   part = path.with_name(path.name + '.part')
   # It writes memory as it lies, whatever the strides.
   contiguous = {n: np.ascontiguousarray(v) for n, v in tensors.items()}
-  safetensors.numpy.save_file(contiguous, part)
-  part.replace(path)
+  try:
+    part.write_bytes(safetensors.numpy.save(contiguous))
+    part.replace(path)
+  finally:
+    part.unlink(missing_ok=True)
 
 
 def _format(path: pathlib.Path) -> str:
