@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from jaxreid.distance import pairwise_euclidean
 from jaxreid.evaluation import reciprocal, rerank
 from jaxreid.evaluation.rerank import (
   k_reciprocal,
@@ -131,6 +132,16 @@ def test_from_embeddings():
   assert_allclose(k_reciprocal(query, gallery, 9, 4, 0.2), expected, atol=1e-5)
   one = k_reciprocal(query[:, None], jnp.asarray(gallery)[:, None], 9, 4, 0.2)
   assert_allclose(one, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('size', [5, 11, 100])
+def test_tiled_distances(size):
+  query, gallery = map(jnp.asarray, _embeddings(33, 21))
+  for a, b, symmetric in ((query, gallery, False), (query, query, True)):
+    found = rerank._tiled(a, b, symmetric, size)
+    # Near 0 the rounding of the squares shows.
+    assert_allclose(found, pairwise_euclidean(a, b), rtol=1e-4, atol=0.01)
+    assert not symmetric or (found == found.T).all()
 
 
 def test_distances_are_squared_once():
