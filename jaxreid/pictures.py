@@ -56,7 +56,9 @@ def write(
   step: int,
   drawn: Mapping[str, UInt8[np.ndarray, 'h w 3']],
 ):
-  """Writes WORKDIR/pictures/*.png, and the same to TensorBoard."""
+  """Writes WORKDIR/pictures/*.png, and the same to TensorBoard, if any."""
+  if not drawn:
+    return
   folder = workdir / FOLDER
   folder.mkdir(exist_ok=True)
   for name, picture in drawn.items():

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from configs import baseline, common, lupi
+from configs import baseline, common, lupi, xiv
 from jaxreid import experiment, optim
 
-FILES = {'baseline': baseline, 'lupi': lupi}
+FILES = {'baseline': baseline, 'lupi': lupi, 'xiv': xiv}
 DATASETS = ('synthetic_reid', 'sysu_mm01', 'regdb', 'npu_reid')
 
 

@@ -13,12 +13,17 @@ from jaxreid import optim, sharding, train_state
 from jaxreid.evaluation.embedding import embed_all
 from jaxreid.methods.baseline import baseline
 from jaxreid.methods.lupi import lupi
+from jaxreid.methods.xiv import xiv
 from jaxreid.models.resnet import BasicBlock, ResidualStage, Stem
 from jaxreid.train_step import make_train_step
 
 OPTIONS = {'xla_backend_optimization_level': 0}  # they run a few times only
 OPTIMIZERS = {'backbone': optim.sgd(0.02)}
-METHODS = {'baseline': baseline, 'lupi': lupi}
+METHODS = {
+  'baseline': functools.partial(baseline, split=1),
+  'lupi': functools.partial(lupi, split=1),
+  'xiv': xiv,
+}
 IDENTITIES, IMAGES, SIZE = 4, 4, (32, 16)
 STEPS = 3
 
@@ -32,7 +37,7 @@ def _stages(dtype):
 
 
 def _method(name, dtype):
-  return METHODS[name](7, _stages(dtype), split=1, padding=2)
+  return METHODS[name](7, _stages(dtype), padding=2)
 
 
 def _batch(seed):

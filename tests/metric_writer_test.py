@@ -13,9 +13,11 @@ import textwrap
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
+from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from jaxreid.metric_writer import MetricWriter, ProgressLine
+from jaxreid.metric_writer import MetricWriter, ProgressLine, write_pictures
 
 
 def read_lines(workdir):
@@ -24,15 +26,20 @@ def read_lines(workdir):
 
 def read_events(workdir):
   """(step, tag, value) of all event files, by a reader of our own."""
-  found = []
-  for path in sorted((workdir / 'tensorboard').glob('*tfevents*')):
-    stream = io.BytesIO(path.read_bytes())
-    while header := stream.read(12):
-      data = stream.read(struct.unpack('<Q', header[:8])[0])
-      assert len(stream.read(4)) == 4
-      event = event_pb2.Event.FromString(data)
-      for value in event.summary.value:
-        found.append((event.step, value.tag, value.simple_value))
+  return [
+    (event.step, value.tag, value.simple_value)
+    for path in sorted((workdir / 'tensorboard').glob('*tfevents*'))
+    for event in events(path)
+    for value in event.summary.value
+  ]
+
+
+def events(path):
+  found, stream = [], io.BytesIO(path.read_bytes())
+  while header := stream.read(12):
+    data = stream.read(struct.unpack('<Q', header[:8])[0])
+    assert len(stream.read(4)) == 4
+    found.append(event_pb2.Event.FromString(data))
   return found
 
 
@@ -125,6 +132,24 @@ def test_other_processes_write_nothing(tmp_path):
 class Terminal(io.StringIO):
   def isatty(self):
     return True
+
+
+def test_pictures_are_an_event_of_their_own(tmp_path):
+  run(tmp_path, [1, 2])
+  scalars = read_events(tmp_path)
+  drawn = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+  write_pictures(tmp_path, 2, {'old': drawn})
+  write_pictures(tmp_path, 2, {'channels': drawn})
+  (path,) = (tmp_path / 'tensorboard').glob('*.pictures')
+  head, event = events(path)
+  assert head.file_version == 'brain.Event:2'
+  (value,) = event.summary.value
+  assert (event.step, value.tag) == (2, 'channels')
+  assert (value.image.height, value.image.width) == (5, 7)
+  shown = Image.open(io.BytesIO(value.image.encoded_image_string))
+  assert_array_equal(np.asarray(shown), drawn)
+  path.unlink()
+  assert read_events(tmp_path) == scalars
 
 
 def show(stream):

@@ -107,6 +107,31 @@ def test_evaluate(monkeypatch, kept, vectors, kind, suffix):
   assert (results[names[1]].queries, results[names[1]].skipped) == (24, 0)
 
 
+def test_both_distances_in_one_table():
+  records = _records()
+  embeddings = _embeddings(records, 2)
+  protocols = [
+    sysu(records, 'all', trials=2),
+    single_modality(records, 'infrared', 'infrared', shots=2, trials=2),
+  ]
+  both = evaluate(embeddings, iter(protocols), 'both')
+  by_sum = evaluate(embeddings, protocols, 'sum')
+  by_first = evaluate(embeddings, protocols, 'plain')
+  # One embedding on either side: one search, one row.
+  across, within = protocols[0].name, protocols[1].name
+  assert list(both) == [
+    f'{across}, sum over modalities',
+    within,
+    f'{across}, first of modalities',
+  ]
+  assert both == {**by_sum, **by_first}
+  assert len(set(result.rank1 for result in both.values())) == 3
+  again = evaluate(embeddings, protocols[:1], 'both', rerank=True)
+  assert [name for name in again if 're-ranked' in name] == [
+    f'{across}, first of modalities, re-ranked'
+  ]
+
+
 def test_evaluate_a_part_of_the_queries():
   records = _records()
   embeddings = _embeddings(records)
