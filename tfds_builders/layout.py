@@ -211,8 +211,8 @@ def count_on_disk(listed: Cameras) -> dict[str, int]:
 def raise_problems(name: str, root: pathlib.Path, problems: Sequence[str]):
   """Raises all problems as one ValueError, if there are any."""
   if problems:
+    number = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
     raise ValueError(
       f'{root} is not laid out as {name} has to be (see the README.md of '
-      f'tfds_builders/{name}); {len(problems)} problems:\n  '
-      + '\n  '.join(problems)
+      f'tfds_builders/{name}); {number}:\n  ' + '\n  '.join(problems)
     )

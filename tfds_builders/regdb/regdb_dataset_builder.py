@@ -225,8 +225,8 @@ def _frames(lines: list[_Line], problems: list[str]) -> dict[pathlib.Path, int]:
   for folder, listed in wanted.items():
     if not folder.is_dir():
       problems.append(
-        f'{listed[0].where}: {folder}: no such folder ({len(listed)} images '
-        'of it are listed)'
+        f'{listed[0].where}: {folder}: no such folder (images of it that '
+        f'are listed: {len(listed)})'
       )
       continue
     images = layout.list_images(folder, ('.bmp',), problems)

@@ -199,7 +199,7 @@ def test_every_problem_of_the_layout_is_named_at_once(tree):
   text = str(raised.value)
   for problem in (
     f': {lost}: no such file',
-    f': {gone}: no such folder (2 images of it are listed)',
+    f': {gone}: no such folder (images of it that are listed: 2)',
     f'{idx}/train_thermal_1.txt: line 1: ',
     'is not PATH LABEL',
     f"{idx}/train_thermal_1.txt: line 2: 'Thermal/somebody/x.bmp' is no .bmp",
