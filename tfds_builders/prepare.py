@@ -247,29 +247,26 @@ def _report(module: ModuleType, config: str, folder: pathlib.Path) -> str:
   return '\n'.join(lines)
 
 
-def main(arguments: Sequence[str] | None = None):
-  """Prepares a dataset from the command line and says what it holds."""
+def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='python -m tfds_builders.prepare', description='Prepare a dataset.'
   )
-  parser.add_argument('name', help=f'one of {", ".join(DATASETS)}')
-  parser.add_argument(
-    '--config',
-    help="the builder's config, such as small or trial_3; all for every trial "
-    'of regdb',
-  )
-  parser.add_argument(
-    '--manual_dir', help='the raw folder, of datasets that are not rendered'
-  )
-  parser.add_argument(
-    '--data_dir', help='default: $TFDS_DATA_DIR or ~/tensorflow_datasets'
-  )
-  parser.add_argument(
+  add = parser.add_argument
+  add('name', help=f'one of {", ".join(DATASETS)}')
+  add('--config', help='such as small, or for regdb trial_3 or all')
+  add('--manual_dir', help='the raw folder, of sets that are not rendered')
+  add('--data_dir', help='default: $TFDS_DATA_DIR or ~/tensorflow_datasets')
+  add(
     '--skip_corrupt',
     action='store_true',
     help='leave out images that cannot be used, and note them',
   )
-  options = parser.parse_args(arguments)
+  return parser
+
+
+def main(arguments: Sequence[str] | None = None):
+  """Prepares a dataset from the command line and says what it holds."""
+  options = _parser().parse_args(arguments)
   started = time.perf_counter()
   try:
     module = _module(options.name)

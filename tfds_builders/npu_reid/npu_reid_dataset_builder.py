@@ -119,14 +119,8 @@ def expected_counts(config: str) -> dict[str, int]:
 
 
 def _read_cameras(path: pathlib.Path, problems: list[str]) -> dict[int, Camera]:
-  try:
-    text = path.read_text('utf-8-sig')
-  except (OSError, UnicodeDecodeError) as error:
-    what = 'no such file' if not path.exists() else f'cannot be read ({error})'
-    problems.append(
-      f'{path}: {what}; copy {TEMPLATE} to it and correct it. It contains:\n'
-      + TEMPLATE.read_text()
-    )
+  text = _read_table(path, problems)
+  if text is None:
     return {}
   rows = csv.DictReader(
     (line for line in text.splitlines() if not line.startswith('#')),
@@ -140,7 +134,7 @@ def _read_cameras(path: pathlib.Path, problems: list[str]) -> dict[int, Camera]:
     return {}
   cameras: dict[int, Camera] = {}
   for row in rows:
-    values = [(row[column] or '').strip().lower() for column in _COLUMNS]
+    values = [(row[name] or '').strip().lower() for name in _COLUMNS]
     number, modality, indoor, location = values
     if (
       number in map(str, range(1, 9))
@@ -159,3 +153,15 @@ def _read_cameras(path: pathlib.Path, problems: list[str]) -> dict[int, Camera]:
   if lacking:
     problems.append(f'{path}: lacks the cameras {lacking}')
   return cameras
+
+
+def _read_table(path: pathlib.Path, problems: list[str]) -> str | None:
+  try:
+    return path.read_text('utf-8-sig')
+  except (OSError, UnicodeDecodeError) as error:
+    what = f'cannot be read ({error})' if path.exists() else 'no such file'
+    problems.append(
+      f'{path}: {what}; copy {TEMPLATE} to it and correct it. It '
+      f'contains:\n{TEMPLATE.read_text()}'
+    )
+    return None

@@ -104,14 +104,7 @@ def find(manual_dir: str | os.PathLike, config: str = '') -> raw.Found:
     root,
     problems,
   )
-  frames = {
-    (identity, camera): len(listed[camera][identity])
-    for camera in listed
-    for identity in lists['test']
-    if listed[camera].get(identity)
-  }
-  mat = permutations.find_file(manual_dir)
-  drawn = permutations.read_mat(mat, frames, problems) if mat else None
+  drawn = _find_permutations(manual_dir, listed, lists['test'], problems)
   layout.raise_problems('sysu_mm01', root, problems)
   splits = {
     'train': sorted(lists['train'] + lists['val']),
@@ -154,6 +147,25 @@ def expected_counts(config: str = '') -> dict[str, int]:
     figures[f'test camera {camera} identities'] = people
     figures[f'test camera {camera} images'] = images
   return figures
+
+
+def _find_permutations(
+  manual_dir: str | os.PathLike,
+  listed: layout.Cameras,
+  test: list[int],
+  problems: list[str],
+) -> permutations.Permutations | None:
+  """Reads rand_perm_cam.mat, if it is there, for the test people."""
+  mat = permutations.find_file(manual_dir)
+  if mat is None:
+    return None
+  frames = {
+    (identity, camera): len(listed[camera][identity])
+    for camera in listed
+    for identity in test
+    if listed[camera].get(identity)
+  }
+  return permutations.read_mat(mat, frames, problems)
 
 
 def _read_list(stem: pathlib.Path, problems: list[str]) -> list[int]:
