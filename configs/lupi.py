@@ -84,7 +84,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     'stem_relu': True,
     'dtype': 'float32',  # or 'bfloat16': compute only, parameters stay float32
     'remat': False,
-    'pretrained': '',  # .safetensors or .npz of torchvision's ImageNet weights
+    'pretrained': '',  # a file of ImageNet weights, see docs/weights.md
   }
 
   # "b_s = 8 persons and n_p = 4 positive images for each person."
