@@ -8,15 +8,10 @@ Markdown. Headline rows take three seeds, the others one.
 """
 
 import argparse
-import concurrent.futures
-import json
 import pathlib
-import queue
-import statistics
-import subprocess
-import sys
 
-ROOT = pathlib.Path(__file__).parent.parent
+import table_runs
+
 HEADLINE = ('agw', 'gray', 'random_gray', '')
 OTHERS = (
   'visible_only',
@@ -72,47 +67,22 @@ def main():
     '--parallel', type=int, default=1, help='runs at a time, one core each'
   )
   options = parser.parse_args()
-  runs = [(name, 0) for name in HEADLINE + OTHERS]
-  runs += [(name, seed) for seed in (1, 2) for name in HEADLINE]
-  cores: queue.Queue = queue.Queue()
-  for core in range(options.parallel):
-    cores.put(core)
-
-  def run(row: tuple[str, int]):
-    core = cores.get()
-    try:
-      run_row(*row, options, core)
-    finally:
-      cores.put(core)
-
-  with concurrent.futures.ThreadPoolExecutor(options.parallel) as pool:
-    list(pool.map(run, runs))
+  wanted = [(name, 0) for name in HEADLINE + OTHERS]
+  wanted += [(name, seed) for seed in (1, 2) for name in HEADLINE]
+  rows = [
+    table_runs.Row(
+      folder(name, seed),
+      f'configs/lupi.py:ablation={name}',
+      [f'--config.seed={seed}', *table_runs.short_schedule(options.epochs)],
+    )
+    for name, seed in wanted
+  ]
+  table_runs.run_all(rows, options.out, options.parallel)
   print(tables(options.out, options.epochs))
 
 
-def workdir(out: pathlib.Path, ablation: str, seed: int) -> pathlib.Path:
-  return out / f'{ablation or "lupi"}_{seed}'
-
-
-def run_row(ablation: str, seed: int, options: argparse.Namespace, core: int):
-  folder = workdir(options.out, ablation, seed)
-  if (folder / 'results.json').exists():
-    return
-  folder.mkdir(parents=True, exist_ok=True)
-  epochs = options.epochs
-  alone = [] if options.parallel == 1 else ['taskset', '-c', str(core)]
-  command = [
-    *alone,
-    *(sys.executable, '-m', 'jaxreid.main', f'--workdir={folder}'),
-    f'--config=configs/lupi.py:ablation={ablation}',
-    f'--config.seed={seed}',
-    f'--config.schedule.epochs={epochs}',
-    f'--config.schedule.warmup_epochs={0.1 * epochs}',
-    f'--config.schedule.decay_epochs=({0.6 * epochs},{0.85 * epochs})',
-  ]
-  print(' '.join(command), flush=True)
-  with (folder / 'log.txt').open('a') as log:
-    subprocess.run(command, cwd=ROOT, check=True, stdout=log, stderr=log)
+def folder(ablation: str, seed: int) -> str:
+  return f'{ablation or "lupi"}_{seed}'
 
 
 def tables(out: pathlib.Path, epochs: float) -> str:
@@ -137,7 +107,7 @@ def _searches(reports: dict[str, list], rows: dict) -> list[str]:
     runs = reports.get(ablation, [])
     searches = INFRARED if ablation == 'infrared_only' else CROSS
     cells = [
-      _mean([r['results'][search][metric] for r in runs if search])
+      table_runs.mean([r['results'][search][metric] for r in runs if search])
       for search in searches
       for metric in ('rank1', 'mAP')
     ]
@@ -159,25 +129,18 @@ def _grid(reports: dict[str, list]) -> list[str]:
     cells = []
     for ablation in TABLE_3:
       results = [r['results'][search] for r in reports[ablation]]
-      pair = [_mean([r[m] for r in results], False) for m in ('rank1', 'mAP')]
+      pair = [
+        table_runs.mean([r[m] for r in results], False)
+        for m in ('rank1', 'mAP')
+      ]
       cells.append(' / '.join(pair))
     lines.append(f'| {search.split(",")[0]} | ' + ' | '.join(cells) + ' |')
   return lines
 
 
 def _reports(out: pathlib.Path, ablation: str, epochs: float) -> list[dict]:
-  files = [workdir(out, ablation, s) / 'results.json' for s in range(3)]
-  found = [json.loads(f.read_text()) for f in files if f.exists()]
+  found = table_runs.read(out, [folder(ablation, seed) for seed in range(3)])
   return [r for r in found if r['config']['schedule']['epochs'] == epochs]
-
-
-def _mean(values: list[float], spread: bool = True) -> str:
-  if not values:
-    return '-'
-  mean = f'{statistics.mean(values):.1f}'
-  if len(values) == 1 or not spread:
-    return mean
-  return f'{mean} ± {statistics.stdev(values):.1f}'
 
 
 if __name__ == '__main__':
