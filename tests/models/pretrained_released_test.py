@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import baseline
+from configs import baseline, lupi
 from jaxreid import experiment, results
 from jaxreid.data.source import INFRARED, VISIBLE
 from jaxreid.models import pretrained
@@ -191,3 +191,98 @@ def test_training_may_start_from_it(agw, config):
     np.testing.assert_array_equal(
       backbone[f'{stream}_stage0']['conv']['kernel'], kernel
     )
+
+
+def _lupi(torch, torch_reference):
+  """LUPI's three stems without ReLU and the shared rest, released names."""
+  nn = torch.nn
+
+  class Lupi(nn.Module):
+    def __init__(self):
+      super().__init__()
+      for stream in ('visible', 'thermal', 'gray'):
+        net = torch_reference.ResNet50(last_stride=1, classifier=False)
+        part = nn.Sequential(
+          net.conv1, net.bn1, nn.MaxPool2d(3, 2, 1), net.layer1
+        )
+        module = nn.ModuleDict({'resnet_part1': part})
+        self.add_module(f'{stream}_module', module)
+      net = torch_reference.ResNet50(last_stride=1, classifier=False)
+      part = nn.Sequential(net.layer2, net.layer3, net.layer4)
+      self.base_resnet = nn.ModuleDict({'resnet_part2': part})
+      block = torch_reference.NonLocal
+      self.NL_2 = nn.ModuleList(block(512, 1) for _ in range(2))
+      self.NL_3 = nn.ModuleList(block(1024, 1) for _ in range(3))
+      self.bottleneck = nn.BatchNorm1d(2048)
+      self.bottleneck.bias.requires_grad_(False)
+      self.classifier = nn.Linear(2048, CLASSES, bias=False)
+
+    def forward(self, images):
+      """stream -> [N, 3, H, W]; the neck features, one stream after another."""
+      x = torch.cat(
+        [
+          self.get_submodule(f'{stream}_module')['resnet_part1'](batch)
+          for stream, batch in images.items()
+        ]
+      )
+      layer2, layer3, layer4 = self.base_resnet['resnet_part2']
+      for layer, blocks in ((layer2, self.NL_2), (layer3, self.NL_3)):
+        for i, block in enumerate(layer):
+          x = block(x)
+          if i >= len(layer) - len(blocks):
+            x = blocks[i - len(layer) + len(blocks)](x)
+      x = layer4(x)
+      return self.bottleneck(((x**3).mean((2, 3)) + 1e-12) ** (1 / 3))
+
+  return Lupi()
+
+
+def test_lupi_embeds_as_pytorch_does(tmp_path):
+  torch = pytest.importorskip('torch')
+  from tests.models import torch_reference
+
+  rng = np.random.default_rng(6)
+  images = {
+    stream: rng.integers(0, 256, (3, 48, 24, 3), np.uint8)
+    for stream in ('visible', 'thermal', 'gray')
+  }
+  tensors = {stream: _normalised(x) for stream, x in images.items()}
+  network = _lupi(torch, torch_reference)
+  torch_reference.randomise(network, lambda: network(tensors), 7).eval()
+  _damp(network)
+  with torch.no_grad():
+    expected = network(tensors).numpy().reshape(3, 3, 2048)
+  expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
+  path = tmp_path / 'lupi.t'
+  torch.save({'net': network.state_dict(), 'epoch': 3}, path)
+
+  config = lupi.get_config()
+  config.backbone.name = 'resnet50'
+  config.backbone.stem_relu = False
+  method = experiment.make_method(config, CLASSES)
+  batch = {
+    'visible': jax.ShapeDtypeStruct((2, 48, 24, 3), np.uint8),
+    'infrared': jax.ShapeDtypeStruct((2, 48, 24, 3), np.uint8),
+    'label': jax.ShapeDtypeStruct((2,), np.int32),
+  }
+  shapes = jax.eval_shape(method.init, jax.random.key(0), batch)
+  filled = pretrained.fill_network(
+    {
+      'params': shapes['params']['backbone'],
+      'batch_stats': shapes['model_state']['backbone'],
+    },
+    pretrained.load(path),
+    config.backbone.to_dict(),
+  )
+  variables = {
+    'params': {'backbone': filled['params']},
+    'model_state': {'backbone': filled['batch_stats']},
+  }
+  embed = jax.jit(method.embed, static_argnums=2)
+  for i, (stream, modality) in enumerate(
+    (('visible', 'visible'), ('thermal', 'infrared'))
+  ):
+    ours = embed(variables, images[stream], modality)[:, 0]
+    np.testing.assert_allclose(ours, expected[i], atol=1e-5)
+    others = expected[1 - i]
+    assert np.abs(np.asarray(ours) - others).max() > 1e-2
