@@ -117,9 +117,12 @@ class DenseStage(nn.Module):
     layer = DenseLayer
     if self.remat:
       layer = nn.remat(layer, static_argnums=(2,))
+    parts = [x]
     for i in range(self.layers):
       new = layer(self.growth, self.dtype, name=f'layer{i}')(x, train)
-      x = jnp.concatenate([x, new], axis=-1)
+      parts.append(new)
+      # Of all parts, not of x and the new one: XLA compiles it faster.
+      x = jnp.concatenate(parts, axis=-1)
     if self.stride is None:
       return nn.relu(BatchNorm(dtype=self.dtype, name='norm')(x, train))
     half = x.shape[-1] // 2

@@ -33,8 +33,8 @@ class WindowAttention(nn.Module):
     window: side of a window, in tokens.
     shift: by how many tokens the windows are displaced downwards and to the
       right; 0, or half a window in every second block.
-    dtype: of the computation and the output; parameters are float32, and so
-      is the softmax.
+    dtype: of the computation and the output; parameters are float32. The
+      softmax is in float32 or better.
   """
 
   heads: int
@@ -54,11 +54,12 @@ class WindowAttention(nn.Module):
     qkv = qkv.reshape(n, windows, -1, 3, self.heads, c // self.heads)
     q, k, v = (qkv[:, :, :, i] for i in range(3))
     q = q * (c // self.heads) ** -0.5
-    scores = jnp.einsum('nwqhd,nwkhd->nwhqk', q, k).astype(jnp.float32)
+    scores = jnp.einsum('nwqhd,nwkhd->nwhqk', q, k)
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     scores += self._position_bias()[None, None]
     mask = attention_mask(grid, self.window, self.shift)
     if mask is not None:
-      low = jnp.finfo(jnp.float32).min
+      low = jnp.finfo(scores.dtype).min
       scores = jnp.where(mask[None, :, None], scores, low)
     weights = nn.softmax(scores).astype(v.dtype)
     y = jnp.einsum('nwhqk,nwkhd->nwqhd', weights, v)
