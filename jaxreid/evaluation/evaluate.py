@@ -7,6 +7,7 @@ Synopsis:
   print(format_table(results))
 """
 
+import concurrent.futures
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ from jaxreid.evaluation.table import Result, summarize
 
 # Above so many entries (400 MB) a distance matrix is not kept for all trials.
 _KEPT_ENTRIES = 10**8
+# On a CPU the ranking of one trial keeps hardly more than one core busy.
+_TRIALS_AT_ONCE = 2
 
 
 def evaluate(
@@ -85,10 +88,7 @@ def evaluate(
     options = _Options(test_distance, average_precision)
     name = protocol.name + _several(query, gallery, test_distance)
     name += ', trapezoid AP' if average_precision == 'trapezoid' else ''
-    rankings = [
-      _rank_trial(protocol, trial, query, gallery, distance, options)
-      for trial in protocol.trials
-    ]
+    rankings = _rank_trials(protocol, query, gallery, distance, options)
     results[name + suffix] = summarize(protocol, rankings, test_distance)
     if rerank and 'gray' not in pair and pair[0] != pair[1]:
       rankings = _rerank_trials(protocol, query, gallery, options)
@@ -130,6 +130,22 @@ def _distance(
   return sum_over_modalities(
     jnp.asarray(query.features), jnp.asarray(gallery.features), test_distance
   )
+
+
+def _rank_trials(
+  protocol: Protocol,
+  query: Embedded,
+  gallery: Embedded,
+  distance: Float[Array, 'q g'] | None,
+  options: _Options,
+) -> list[Ranking]:
+  def judge(trial: Trial) -> Ranking:
+    return _rank_trial(protocol, trial, query, gallery, distance, options)
+
+  # The first trial compiles what the others use.
+  rankings = [judge(trial) for trial in protocol.trials[:1]]
+  with concurrent.futures.ThreadPoolExecutor(_TRIALS_AT_ONCE) as pool:
+    return rankings + list(pool.map(judge, protocol.trials[1:]))
 
 
 def _rank_trial(
