@@ -128,7 +128,8 @@ def evaluate(run: Run) -> dict[str, Any]:
     What results.json holds.
 
   Raises:
-    RunError: if there is no checkpoint, or one of another model.
+    RunError: if there is no checkpoint, one of another model, or one whose
+      embeddings are not finite.
   """
   keep_best = bool(run.config.dataset.validation_identities)
   with checkpoint.open_checkpoints(run.workdir, keep_best) as checkpoints:
@@ -138,9 +139,12 @@ def evaluate(run: Run) -> dict[str, Any]:
         f'{run.workdir} has no checkpoint to evaluate; train there first'
       )
     state = _restore(run, checkpoints, step)
-  report = results.evaluate_test(
-    run.config, run.setup, run.test, run.protocols, state
-  )
+  try:
+    report = results.evaluate_test(
+      run.config, run.setup, run.test, run.protocols, state
+    )
+  except ValueError as error:  # such as embeddings that are not finite
+    raise RunError(str(error)) from error
   which = 'best' if keep_best else 'last'
   report['checkpoint'] = {'step': step, 'which': which}
   weights = run.setup.weights

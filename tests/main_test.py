@@ -88,9 +88,18 @@ def test_mistyped_flags(fails, tmp_path, flags, parts):
   assert not list(tmp_path.iterdir())
 
 
-def test_data_that_nobody_prepared(fails):
-  child = fails(f'{CONFIG}:dataset=sysu_mm01', '--workdir=run')
-  assert_sentence(child, "'sysu_mm01' does not exist yet: use 'synthetic_reid'")
+def test_data_that_nobody_prepared(fails, tmp_path):
+  child = fails(
+    f'{CONFIG}:dataset=sysu_mm01',
+    f'--config.dataset.data_dir={tmp_path}/data',
+    '--workdir=run',
+  )
+  assert_sentence(
+    child,
+    f"'sysu_mm01' is not prepared: there is no {tmp_path}/data/sysu_mm01",
+    'https://github.com/wuancong/SYSU-MM01',
+    'python -m tfds_builders.prepare sysu_mm01 --manual_dir=FOLDER',
+  )
 
 
 def test_devices_that_cannot_share_the_batch(fails, tiny_flags):
@@ -177,9 +186,9 @@ def config(tiny_data_dir) -> ml_collections.ConfigDict:
     ),
     ('batch.images_per_identity', 3, None),
     ('dataset.validation_identities', 1, 'validation_identities=1 leaves'),
-    ('dataset.validation_identities', -1, 'validation_identities=-1'),
+    ('dataset.validation_identities', -1, 'synthetic_reid names no validation'),
     ('dataset.name', 'market', "no dataset 'market'"),
-    ('dataset.name', 'regdb', "'regdb' does not exist yet"),
+    ('dataset.name', 'regdb', "'regdb' has no config 'tiny': choose one of"),
     ('dataset.config', 'huge', "no config 'huge'"),
     ('dataset.residency', 'gpu', "'gpu'"),
     ('dataset.image_size', (24,), 'dataset.image_size must be a height'),

@@ -60,6 +60,14 @@ NAMES = {
     'comparable',
     'unique_identities',
     'max_rank',
+    'average_precision',
+  ],
+  'jaxreid.evaluation.rerank.k_reciprocal': [
+    'query',
+    'gallery',
+    'k1',
+    'k2',
+    'lambda_value',
   ],
 }
 DEFAULTS = {
@@ -87,6 +95,12 @@ DEFAULTS = {
     'comparable': None,
     'unique_identities': False,
     'max_rank': 20,
+    'average_precision': 'hits',
+  },
+  'jaxreid.evaluation.rerank.k_reciprocal': {
+    'k1': 20,
+    'k2': 6,
+    'lambda_value': 0.3,
   },
 }
 

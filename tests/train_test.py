@@ -253,3 +253,15 @@ def test_validation_looks_at_held_out_people_alone(opened):
   painted[np.isin(table.records.identity, held)] = 0
   worse = results.evaluate_validation(config, setup, state)
   assert worse['validation_rank1'] < 60
+
+
+def test_embeddings_that_are_not_finite_are_a_sentence(opened, tmp_path):
+  def embed(variables, images, modality):
+    return jnp.full((len(images), 1, 3), jnp.nan)
+
+  run = make_run(opened, tmp_path, total=3)
+  train.train(run)
+  method = run.setup.method._replace(embed=embed)
+  run = run._replace(setup=run.setup._replace(method=method))
+  with pytest.raises(train.RunError, match='hold NaN'):
+    train.evaluate(run)
