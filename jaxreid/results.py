@@ -133,7 +133,8 @@ def evaluate_validation(
   embedded = _embed(
     config, setup, table._replace(records=records), rows, MODALITIES, state
   )
-  (result,) = _evaluate(config, embedded, [search], rerank=False).values()
+  # By test_distance='both' there are two rows, and the first is of the sum.
+  result, *_ = _evaluate(config, embedded, [search], rerank=False).values()
   return {'validation_rank1': result.rank1, 'validation_mAP': result.mAP}
 
 

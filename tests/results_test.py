@@ -4,13 +4,19 @@ import json
 import pathlib
 import re
 import subprocess
+import types
 
 import jax
+import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
 import jaxreid
-from jaxreid import results
+from jaxreid import results, sharding
+from jaxreid.data.source import Records, Table
+from jaxreid.experiment import Setup
+from jaxreid.train_state import TrainState
 from tfds_builders import prepare
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -124,6 +130,49 @@ def test_held_out_people_have_no_class(uninterrupted, trained, restored):
       if 'classifier' in jax.tree_util.keystr(path)
     )
     assert kernel.shape[-1] == classes
+
+
+def _pixels_twice(variables, images, modality):
+  """Visible images have two embeddings, as XIV's, infrared ones have one."""
+  flat = images.reshape(len(images), 1, -1).astype(jnp.float32)
+  other = variables['params']['all'] - flat[:, :, ::-1]
+  both = jnp.concatenate([flat, other], axis=1)
+  return both if modality == 'visible' else flat
+
+
+def test_of_both_distances_validation_takes_the_sum():
+  rng = np.random.default_rng(5)
+  labels = [
+    (identity, camera, camera, modality, frame, 0)
+    for identity in range(12)
+    for camera, modality in ((1, 0), (4, 0), (3, 1), (6, 1))
+    for frame in range(2)
+  ]
+  images = rng.integers(0, 255, (len(labels), 2, 2, 3), np.uint8)
+  table = Table(images, Records(*np.array(labels).T), 'fingerprint')
+  setup = Setup(*[None] * len(Setup._fields))._replace(
+    train=table,
+    mesh=sharding.make_mesh(),
+    method=types.SimpleNamespace(embed=_pixels_twice),
+  )
+  state = TrainState(0, {'all': jnp.float32(200)}, {}, {})
+  config = ml_collections.ConfigDict(
+    {
+      'seed': 0,
+      'batch': {'identities': 2},
+      'dataset': {'validation_identities': 8, 'layout': 'sysu_mm01'},
+      'evaluation': {
+        'batch_size': 16,
+        'average_precision': 'hits',
+        'flip': False,
+      },
+    }
+  )
+  found = {}
+  for distance in ('sum', 'plain', 'both'):
+    config.evaluation.test_distance = distance
+    found[distance] = results.evaluate_validation(config, setup, state)
+  assert found['both'] == found['sum'] != found['plain']
 
 
 def git(folder, *arguments):
