@@ -105,7 +105,7 @@ def _prepare(
     with _builder_lock(builder, parent):
       build(builder, parent)
       if builder not in absent and manual_dir is not None:
-        _add_permutations(pathlib.Path(builder.data_path), manual_dir)
+        _add_permutations(builder, manual_dir)
   return [pathlib.Path(builder.data_path) for builder in builders]
 
 
@@ -137,9 +137,14 @@ def _find(
     builder.found = raw.without(found, faults, duplicates)
 
 
-def _add_permutations(folder: pathlib.Path, manual_dir: str | os.PathLike):
+def _add_permutations(
+  builder: tfds.core.DatasetBuilder, manual_dir: str | os.PathLike
+):
   """Adds published permutations that came after the images."""
-  mat = permutations.find_file(manual_dir)
+  folder = pathlib.Path(builder.data_path)
+  # The file of SYSU-MM01 may lie in a folder beside another set's.
+  ours = builder.name == 'sysu_mm01'
+  mat = permutations.find_file(manual_dir) if ours else None
   if mat is None or (folder / permutations.FILE).exists():
     _say(
       f'{folder} is prepared already; nothing was read from {manual_dir}. To '

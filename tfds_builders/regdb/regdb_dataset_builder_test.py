@@ -141,6 +141,15 @@ def test_the_first_trial_is_the_default(tmp_path):
   assert folder == tmp_path / 'regdb' / 'trial_1' / '1.0.0'
 
 
+def test_a_neighbouring_sets_permutations_are_not_taken(tree, tmp_path, capsys):
+  neighbour = DUMMY.parents[1] / 'sysu_mm01' / 'dummy_data'
+  shutil.copytree(neighbour, tree.parent / 'SYSU-MM01')
+  for _ in range(2):
+    folder = prepare.prepare('regdb', tmp_path / 'data', manual_dir=tree.parent)
+  assert prepare.read_permutations(folder) is None
+  assert 'nothing was read from' in capsys.readouterr().err
+
+
 def test_found_counts(folder):
   found = prepare.read_fingerprint(folder)['counts']
   found |= prepare.read_metadata(folder)['on_disk']
