@@ -22,6 +22,15 @@ NAMES = {
     'margin',
     'reduction',
   ],
+  'jaxreid.losses.multi_mask_triplet': [
+    'anchor',
+    'other',
+    'labels',
+    'margin',
+    'spread_margin',
+    'spread_weight',
+    'triplet_weight',
+  ],
   'jaxreid.losses.color_free': [
     'visible',
     'intermediate',
@@ -74,6 +83,7 @@ DEFAULTS = {
   'jaxreid.losses.identity_loss': {'label_smoothing': 0.0},
   'jaxreid.losses.batch_hard_triplet': {'margin': 0.3},
   'jaxreid.losses.cyclic_triplet': {'margin': 0.3, 'reduction': 'sum'},
+  'jaxreid.losses.multi_mask_triplet': {'triplet_weight': 1.0},
   'jaxreid.losses.color_free': {
     'threshold': 0.5,
     'kl_weight': 0.5,

@@ -175,20 +175,26 @@ def draw_rectangles(
   return Rectangle(top, left, height, width)
 
 
+def inside(
+  rectangles: Rectangle, size: tuple[int, ...]
+) -> Bool[Array, 'n h w 1']:
+  """Which pixels of images of `size` = (height, width) lie in a rectangle."""
+  row = jnp.arange(size[0])[None, :]
+  column = jnp.arange(size[1])[None, :]
+  top, left = rectangles.top[:, None], rectangles.left[:, None]
+  in_rows = (top <= row) & (row < top + rectangles.height[:, None])
+  in_columns = (left <= column) & (column < left + rectangles.width[:, None])
+  return in_rows[:, :, None, None] & in_columns[:, None, :, None]
+
+
 def erase(
   images: Float[Array, 'n h w c'],
   rectangles: Rectangle,
   fill: tuple[float, ...] | Float[Array, ' c'],
 ) -> Float[Array, 'n h w c']:
   """Writes `fill`, one value per channel, into each image's rectangle."""
-  row = jnp.arange(images.shape[1])[None, :]
-  column = jnp.arange(images.shape[2])[None, :]
-  top, left = rectangles.top[:, None], rectangles.left[:, None]
-  in_rows = (top <= row) & (row < top + rectangles.height[:, None])
-  in_columns = (left <= column) & (column < left + rectangles.width[:, None])
-  inside = in_rows[:, :, None, None] & in_columns[:, None, :, None]
   value = jnp.asarray(fill, images.dtype)[None, None, None, :]
-  return jnp.where(inside, value, images)
+  return jnp.where(inside(rectangles, images.shape[1:3]), value, images)
 
 
 def random_erasing(

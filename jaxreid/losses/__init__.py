@@ -20,6 +20,7 @@ from jaxreid.losses.modality_gap import (
 from jaxreid.losses.triplet import (
   batch_hard_triplet,
   cyclic_triplet,
+  multi_mask_triplet,
   weighted_regularized_triplet,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
   'cyclic_triplet',
   'identity_loss',
   'modality_respective_gap',
+  'multi_mask_triplet',
   'weighted_regularized_triplet',
   'xiv_loss',
 ]

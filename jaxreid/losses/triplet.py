@@ -6,10 +6,13 @@ Synopsis:
   across = batch_hard_triplet(infrared, visible, visible, labels)
   agw = weighted_regularized_triplet(both, jnp.tile(labels, 2))
   lupi = cyclic_triplet(visible, infrared, intermediate, labels)
+  multi_mask = multi_mask_triplet(
+    visible, infrared, labels, 0.3, spread_margin=0.1, spread_weight=0.5
+  )
 
 Row i of every set shows the identity `labels[i]`. Mining sees all rows that
 it is given, on however many devices they lie. An anchor without a negative
-has nothing to be pushed away from: its loss and gradient are 0.
+has nothing to be pushed away from: its triplet and gradient are 0.
 """
 
 import functools
@@ -155,3 +158,62 @@ def cyclic_triplet(
   terms = [batch_hard_triplet(*sets, labels, margin) for sets in cycle]
   total = terms[0] + terms[1] + terms[2]
   return total if reduction == 'sum' else total / 3
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=(
+    'margin',
+    'spread_margin',
+    'spread_weight',
+    'triplet_weight',
+  ),
+)
+def multi_mask_triplet(
+  anchor: Float[Array, 'n d'],
+  other: Float[Array, 'n d'],
+  labels: Int[Array, 'n'],
+  margin: float,
+  spread_margin: float,
+  spread_weight: float,
+  triplet_weight: float = 1.0,
+) -> Float[Array, 'n']:
+  """A triplet in the other modality, and a limit to its positives' spread.
+
+  With the distances D of an anchor to the images of the other modality, all
+  positives p and all negatives n:
+
+  `w max(0, max_p D - min_n D + m1) + lambda max(0, max_p D - min_p D - m2)`
+
+  "A New Paradigm for Cross-Modality Person Re-Identification", Eq. 1, one
+  direction; the other is the same with the sets exchanged. The paper prints
+  no hinges, and the positives from the anchor's own modality; by its text
+  positives and negatives are both from the other one. Its first term is
+  called MMTN, its second MMTP; either is left out with its weight 0. It gives
+  no numbers; m1 0.3, m2 0.1 and lambda 0.5 are ours.
+
+  Args:
+    anchor: [N, D] embeddings of one modality, usually not normalised.
+    other: [N, D] of the other.
+    labels: [N] identities, the same for both.
+    margin: m1, by how much the nearest negative should be farther than the
+      hardest positive.
+    spread_margin: m2, by how much the hardest positive may be farther than
+      the easiest. It cannot act with one image of an identity.
+    spread_weight: lambda.
+    triplet_weight: w.
+
+  Returns:
+    [N] losses. For an anchor without a negative the first term is 0.
+
+  Raises:
+    ValueError: if the sets and labels do not align.
+  """
+  same = _same_identity(labels, anchor, other)
+  distance = pairwise_euclidean(anchor, other)
+  hardest_positive = jnp.max(jnp.where(same, distance, -jnp.inf), axis=1)
+  easiest_positive = jnp.min(jnp.where(same, distance, jnp.inf), axis=1)
+  nearest_negative = jnp.min(jnp.where(same, jnp.inf, distance), axis=1)
+  triplet = jax.nn.relu(hardest_positive - nearest_negative + margin)
+  spread = jax.nn.relu(hardest_positive - easiest_positive - spread_margin)
+  return triplet_weight * triplet + spread_weight * spread

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from jaxreid.losses import (
   batch_hard_triplet,
   cyclic_triplet,
+  multi_mask_triplet,
   weighted_regularized_triplet,
 )
 
@@ -61,6 +62,27 @@ def _loop_cyclic(v, t, z, labels, margin=0.3, divisor=1):
   return [sum(values) / divisor for values in zip(*terms, strict=True)]
 
 
+def _loop_multi_mask(
+  anchor, other, labels, margin, spread_margin, spread_weight, triplet_weight=1
+):
+  losses = []
+  for i, label in enumerate(labels):
+    positive, negative = [], []
+    for j, identity in enumerate(labels):
+      d = _distance(anchor[i], other[j])
+      (positive if identity == label else negative).append(d)
+    spread = max(positive) - min(positive) - spread_margin
+    loss = spread_weight * max(0.0, spread)
+    if negative:
+      triplet = max(positive) - min(negative) + margin
+      loss += triplet_weight * max(0.0, triplet)
+    losses.append(loss)
+  return losses
+
+
+NEGATIVE_PART = {'margin': 0.3, 'spread_margin': 0.1, 'spread_weight': 0.0}
+BOTH_PARTS = {'margin': 1.1, 'spread_margin': 0.9, 'spread_weight': 0.7}
+POSITIVE_PART = {**BOTH_PARTS, 'triplet_weight': 0.0}
 # name: (loss, number of embedding sets, plain loop)
 CASES = {
   'batch_hard': (batch_hard_triplet, 3, _loop_batch_hard),
@@ -75,6 +97,21 @@ CASES = {
     functools.partial(cyclic_triplet, reduction='mean', margin=0.7),
     3,
     functools.partial(_loop_cyclic, margin=0.7, divisor=3),
+  ),
+  'multi_mask_negative': (
+    functools.partial(multi_mask_triplet, **NEGATIVE_PART),
+    2,
+    functools.partial(_loop_multi_mask, **NEGATIVE_PART),
+  ),
+  'multi_mask_positive': (
+    functools.partial(multi_mask_triplet, **POSITIVE_PART),
+    2,
+    functools.partial(_loop_multi_mask, **POSITIVE_PART),
+  ),
+  'multi_mask': (
+    functools.partial(multi_mask_triplet, **BOTH_PARTS),
+    2,
+    functools.partial(_loop_multi_mask, **BOTH_PARTS),
   ),
 }
 every_case = pytest.mark.parametrize('name', CASES)
@@ -157,7 +194,10 @@ def test_half_precision_is_computed_in_float32(name):
   assert_allclose(values, expected, rtol=1e-4, atol=2e-3)
 
 
-@every_case
+# The spread of positives is limited whether there are negatives or not.
+@pytest.mark.parametrize(
+  'name', [n for n in CASES if n not in ('multi_mask', 'multi_mask_positive')]
+)
 def test_anchor_without_a_negative_costs_nothing(name):
   loss, count, _ = CASES[name]
   sets = [jnp.asarray(x) for x in _sets(count)]
@@ -218,3 +258,42 @@ def test_cyclic_by_hand():
   assert_allclose(mean, [1.3 / 3, 0], atol=1e-6)
   with pytest.raises(ValueError, match="'sum' or 'mean', not 'max'"):
     cyclic_triplet(v, t, z, labels, reduction='max')
+
+
+def test_multi_mask_by_hand():
+  v = jnp.array([[0.0], [1.0], [9.0], [2.0]])
+  t = jnp.array([[3.0], [5.0], [4.0], [2.5]])
+  labels = jnp.array([0, 0, 1, 1])
+  numbers = {'margin': 0.5, 'spread_margin': 1.5, 'spread_weight': 2.0}
+  # Hardest positive - nearest negative + m1, 2 (hardest - easiest - m2):
+  # 5 - 2.5 + .5 and 2 (5 - 3 - 1.5); 4 - 1.5 + .5 and 2 (4 - 2 - 1.5);
+  # 6.5 - 4 + .5 and 0; 2 - 1 + .5 and 0.
+  loss = multi_mask_triplet(v, t, labels, **numbers)
+  assert_allclose(loss, [3 + 1, 3 + 1, 3, 1.5], atol=1e-6)
+  loss = multi_mask_triplet(v, t, labels, **numbers, triplet_weight=0.0)
+  assert_allclose(loss, [1, 1, 0, 0], atol=1e-6)
+
+
+def test_multi_mask_without_a_spread_is_a_batch_hard_triplet():
+  v, t = _sets(2)
+  loss = multi_mask_triplet(v, t, LABELS, 0.7, 0.0, 0.0)
+  assert_allclose(loss, batch_hard_triplet(v, t, t, LABELS, 0.7), rtol=1e-6)
+
+
+def test_multi_mask_sees_no_distance_within_a_modality():
+  v, t = map(jnp.asarray, _sets(2))
+  jacobian = jax.jacobian(
+    lambda v: multi_mask_triplet(v, t, LABELS, 1.1, 0.9, 0.7)
+  )(v)
+  of_others = jnp.where(jnp.eye(16)[:, :, None] == 1, 0, jacobian)
+  assert (of_others == 0).all()
+  assert (jacobian != 0).any()
+
+
+def test_multi_mask_limits_the_spread_without_negatives():
+  v, t = _sets(2)
+  one_identity = np.zeros(16, np.int32)
+  expected = _loop_multi_mask(v, t, one_identity, **BOTH_PARTS)
+  assert min(expected) > 0
+  loss = multi_mask_triplet(v, t, one_identity, **BOTH_PARTS)
+  assert_allclose(loss, expected, rtol=1e-4)
