@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from jaxreid import results
+from jaxreid import checkpoint, results
 from jaxreid import train as single
 from jaxreid.evaluation.table import Result, format_table, mean_of_splits
 from jaxreid.workdir import claim, open_workdir, to_json
@@ -47,15 +47,16 @@ def run_trials(
   """
   folder = open_workdir(workdir, config, exists=not train)
   parts = {name: _part(config, name) for name in config.dataset.trials}
-  fingerprints = []
+  fingerprints, steps = [], {}
   for name, part in parts.items():
     run = single.open_run(part, folder / name, exists=not train)
     fingerprints.append(run.test.fingerprint)
+    steps[name] = run.setup.total_steps
   claim(folder, config, ' '.join(fingerprints))
   found = {}
   for name, part in parts.items():
     print(f'{name} of {len(parts)}', flush=True)
-    before = _finished(folder / name, part) if train else None
+    before = _finished(folder / name, part, steps[name]) if train else None
     found[name] = before or _run(part, folder / name, train)
     jax.clear_caches()  # each split has jitted functions of its own
   joined = mean_of_splits(
@@ -71,7 +72,8 @@ def run_trials(
     'dataset_fingerprint': fingerprints,
     'git_commit': results.git_commit(),
     'table': format_table(joined)
-    + f' Trials: {len(parts)} splits of the identities, a model for each.',
+    + f' Trials: {len(parts)} splits of the identities, a model for each.'
+    + _unfinished(folder, parts, steps),
   }
   results.write_joined(folder, report)
   return report
@@ -97,12 +99,50 @@ def _run(
 
 
 def _finished(
-  folder: pathlib.Path, config: ml_collections.ConfigDict
+  folder: pathlib.Path, config: ml_collections.ConfigDict, steps: int
 ) -> dict[str, Any] | None:
-  """The results of a run that ended with this very config."""
+  """The results of a run that ended with this very config.
+
+  Results alone are no proof: a run can be evaluated on its way.
+  """
   path = folder / results.RESULTS
   if not path.exists():
     return None
   report = json.loads(path.read_text())
-  same = report['config'] == json.loads(to_json(config))
-  return report['results'] if same else None
+  last, reported = _steps(folder, config)
+  if (
+    last != steps
+    or report['config'] != json.loads(to_json(config))
+    or (report['checkpoint'] or {}).get('step') != reported
+  ):
+    return None
+  return report['results']
+
+
+def _unfinished(
+  folder: pathlib.Path,
+  parts: dict[str, ml_collections.ConfigDict],
+  steps: dict[str, int],
+) -> str:
+  """What the table says of models that were evaluated on their way."""
+  reached = {
+    name: _steps(folder / name, part)[0] for name, part in parts.items()
+  }
+  on_their_way = [
+    f'{name} (step {reached[name]} of {steps[name]})'
+    for name in parts
+    if reached[name] != steps[name]
+  ]
+  if not on_their_way:
+    return ''
+  return f' Not trained to the end: {", ".join(on_their_way)}.'
+
+
+def _steps(
+  folder: pathlib.Path, config: ml_collections.ConfigDict
+) -> tuple[int | None, int | None]:
+  """Steps of the last checkpoint and of the one that is reported."""
+  keep_best = bool(config.dataset.validation_identities)
+  with checkpoint.open_checkpoints(folder, keep_best) as checkpoints:
+    reported = checkpoint.reported_step(checkpoints, keep_best)
+    return checkpoints.latest_step(), reported

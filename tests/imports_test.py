@@ -39,6 +39,7 @@ ROOMS = {
   ),
   'jaxreid.trials': (
     (
+      'jaxreid.checkpoint',
       'jaxreid.evaluation',
       'jaxreid.results',
       'jaxreid.train',

@@ -2,10 +2,13 @@
 
 import json
 import pathlib
+import shutil
 import statistics
 
+import ml_collections
 import pytest
 
+from jaxreid import trials
 from tfds_builders import prepare
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -88,6 +91,29 @@ def test_finished_trials_are_not_repeated(joined, flags, start, finish):
   assert files[1].exists()
   assert 'going on from the checkpoint' in again.stdout
   assert 'a model for each' in again.stdout
+
+
+def test_results_of_a_run_on_its_way_do_not_end_it(joined, tmp_path):
+  folder = tmp_path / 'trial_1'
+  shutil.copytree(joined.workdir / 'trial_1', folder)
+  saved = json.loads((folder / 'config.json').read_text())
+  config = ml_collections.ConfigDict(saved)
+  report = _results(folder)
+  steps = report['checkpoint']['step']
+  assert trials._finished(folder, config, steps) == report['results']
+  # Killed before its end, and evaluated with --mode=evaluate.
+  assert trials._finished(folder, config, steps + 1) is None
+  sentence = trials._unfinished(
+    tmp_path, {'trial_1': config}, {'trial_1': steps + 1}
+  )
+  assert f'trial_1 (step {steps} of {steps + 1})' in sentence
+  assert not trials._unfinished(
+    tmp_path, {'trial_1': config}, {'trial_1': steps}
+  )
+  # Then trained to the end, and killed before it was evaluated again.
+  report['checkpoint']['step'] -= 1
+  (folder / 'results.json').write_text(json.dumps(report))
+  assert trials._finished(folder, config, steps) is None
 
 
 def test_evaluating_another_trial_is_refused(joined, flags, start, finish):
