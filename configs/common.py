@@ -109,6 +109,22 @@ def get_config(dataset: str, trial: str = '') -> ml_collections.ConfigDict:
   if trial:
     config.dataset.update(_choose_trial(dataset, trial))
   config.batch = {'identities': 8, 'images_per_identity': 4}
+  # For any method (jaxreid/methods/plugins.py): MAG and the multi-mask triplet
+  # of configs/dual_swin.py, with its values; 0 leaves each out.
+  config.plugins = {
+    'exchange': {
+      'probability': 0.0,  # 0.5 in dual_swin
+      'area': (0.02, 0.4),
+      'aspect': (0.3, 3.3),
+    },
+    'multi_mask': {
+      'weight': 0.0,  # 1 in dual_swin
+      'margin': 0.3,
+      'spread_margin': 0.1,
+      'spread_weight': 0.5,
+      'triplet_weight': 1.0,
+    },
+  }
   config.evaluation = {
     'batch_size': 256,
     # Of images with several embeddings: 'sum' over them, 'plain' (the first

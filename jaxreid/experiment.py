@@ -11,8 +11,8 @@ config or the data can get wrong raises ValueError before the first step.
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from jaxreid.data.sampler import IdentitySampler
 from jaxreid.data.source import Table, open_table
 from jaxreid.initial_weights import InitialWeights
 from jaxreid.method import Key, Method, Variables
-from jaxreid.methods import baseline, lupi, xiv
+from jaxreid.methods import baseline, dual_swin, lupi, plugins, xiv
 from jaxreid.models import backbone_stages
 from jaxreid.train_state import TrainState
 
@@ -37,6 +37,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'baseline': baseline.baseline,
   'lupi': lupi.lupi,
   'xiv': xiv.xiv,
+  'dual_swin': dual_swin.dual_swin,
 }
 
 
@@ -114,6 +115,8 @@ def build(config: ml_collections.ConfigDict) -> Setup:
 def make_method(config: ml_collections.ConfigDict, num_classes: int) -> Method:
   """The method of `config.method` on the backbone of `config.backbone`.
 
+  With the plug-ins that `config.plugins` switches on, if it has that section.
+
   Raises:
     ValueError: on an unknown method, option or backbone.
   """
@@ -135,9 +138,19 @@ def make_method(config: ml_collections.ConfigDict, num_classes: int) -> Method:
   except TypeError as error:
     raise ValueError(f'config.backbone: {error}') from error
   try:
-    return METHODS[name](num_classes, stages, **options)
+    method = METHODS[name](num_classes, stages, **options)
   except TypeError as error:
     raise ValueError(f'config.method: {error}') from error
+  return _plug_in(method, config.get('plugins', {}))
+
+
+def _plug_in(method: Method, config: Mapping[str, Any]) -> Method:
+  multi_mask, exchange = config.get('multi_mask'), config.get('exchange')
+  if multi_mask and multi_mask['weight']:
+    method = plugins.with_multi_mask(method, **multi_mask)
+  if exchange and exchange['probability']:
+    method = plugins.with_exchange(method, **exchange)
+  return method
 
 
 def make_optimizers(

@@ -26,7 +26,7 @@ from jaxreid.models.head import Head
 from jaxreid.models.streams import EmbeddingNetwork, MultiStream, fold
 
 PLAYER = 'backbone'
-TRIPLETS = ('weighted_regularized', 'batch_hard')
+TRIPLETS = ('weighted_regularized', 'batch_hard', 'none')
 StageFactory = Callable[[str], nn.Module]
 
 
@@ -55,7 +55,7 @@ def baseline(
     split: the number of stages private to a stream; AGW's 1 is the stem.
     pooling: 'gem' or 'average'.
     triplet: 'weighted_regularized' (AGW) or 'batch_hard', over all images of
-      the batch together.
+      the batch together; 'none' leaves the identity loss alone.
     margin: of the batch-hard triplet.
     label_smoothing: of the identity loss.
     padding: zero pixels around an image before its random crop.
@@ -85,25 +85,27 @@ def baseline(
     return {**views, 'label': batch['label']}
 
   def loss(variables: Variables, batch: Batch, key: Key, outputs: Any):
-    del key, outputs
-    output, model_state = forward(network, variables, batch, modalities)
+    del outputs
+    output, model_state = forward(network, variables, batch, modalities, key)
     # Folded, not concatenated: rows stay on the device that computed them.
     labels = jnp.repeat(batch['label'], len(modalities))
     pooled = fold([output.pooled[m] for m in modalities])
     logits = fold([output.logits[m] for m in modalities])
     identity = losses.identity_loss(logits, labels, label_smoothing).mean()
+    metrics = {
+      'identity': identity,
+      'accuracy': (logits.argmax(-1) == labels).mean(),
+    }
+    aux = Aux(metrics, model_state, embeddings=output.pooled)
+    if triplet == 'none':
+      return identity, aux
     if triplet == 'weighted_regularized':
       hard = losses.weighted_regularized_triplet(pooled, labels).mean()
     else:
       hard = losses.batch_hard_triplet(
         pooled, pooled, pooled, labels, margin
       ).mean()
-    metrics = {
-      'identity': identity,
-      'triplet': hard,
-      'accuracy': (logits.argmax(-1) == labels).mean(),
-    }
-    aux = Aux(metrics, model_state, embeddings=output.pooled)
+    metrics['triplet'] = hard
     return identity + hard, aux
 
   return Method(
@@ -161,8 +163,13 @@ def forward(
   variables: Variables,
   batch: Batch,
   streams: Sequence[str],
+  key: Key | None = None,
 ) -> tuple[Any, Any]:
-  """One training forward over all streams: (output, new batch statistics)."""
+  """One training forward over all streams: (output, new batch statistics).
+
+  The key is for a backbone that skips branches at random (a Swin's
+  `drop_path`).
+  """
   output, updated = network.apply(
     {
       'params': variables['params'][PLAYER],
@@ -171,6 +178,7 @@ def forward(
     {s: batch[s] for s in streams},
     train=True,
     mutable=['batch_stats'],
+    rngs=None if key is None else {'drop_path': key},
   )
   return output, updated['batch_stats']
 
