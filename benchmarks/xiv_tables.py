@@ -36,7 +36,7 @@ def main():
   """Runs what is missing, then prints."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--out', type=pathlib.Path, required=True)
-  parser.add_argument('--epochs', type=float, default=2.4)
+  parser.add_argument('--epochs', type=float, default=2.0)
   parser.add_argument(
     '--parallel', type=int, default=1, help='runs at a time, one core each'
   )

@@ -48,6 +48,7 @@ def xiv(
   stages: Sequence[StageFactory],
   *,
   x: str = 'learnt',
+  x_bias: float = 0.0,
   pooling: str = 'average',
   neck: bool = True,
   gap: str = 'samples',
@@ -67,6 +68,9 @@ def xiv(
     x: 'learnt' (g), a fixed map of table 5, 'mean', 'gray', 'value' or 'luma'
       (see `color.one_channel`; computed from the pixel values of the augmented
       image), or 'none': the two modalities alone.
+    x_bias: where the learnt map's bias before its ReLU starts. With 0, as
+      released, pixels darker than ImageNet's mean colour start without a
+      gradient; with 2 none does.
     pooling: 'gem' or 'average'.
     neck: whether there is a BNNeck before the classifier.
     gap: L_C between 'samples' (Eq. 4 to 6) or between 'centers' (as released).
@@ -101,7 +105,7 @@ def xiv(
     variables = baseline.make_init(network, augment, ('visible',))(key, batch)
     if x == 'learnt':
       visible = augment(key, batch)['visible']
-      generator = XGenerator().init(key, visible)['params']
+      generator = XGenerator(x_bias).init(key, visible)['params']
       variables['params'][PLAYER] = {
         **variables['params'][PLAYER],
         'generator': generator,

@@ -23,22 +23,29 @@ class XGenerator(nn.Module):
   second convolution makes three channels of it. Weights start at 1/3 and
   biases at 0, as in the authors' code, so that X starts gray: where the
   normalised channels sum to less than 0 it is 0, ImageNet's mean colour.
+
+  Attributes:
+    bias: where the bias before the ReLU starts. From 2 on the ReLU cuts off
+      no pixel at first, and X starts as the whole gray image.
   """
+
+  bias: float = 0.0
 
   @nn.compact
   def __call__(
     self, images: Float[Array, 'n h w 3']
   ) -> Float[Array, 'n h w 3']:
     """Maps normalised visible images to normalised X images, pixel by pixel."""
-    one = nn.relu(_conv1x1(1, 'one')(images))
-    return _conv1x1(3, 'three')(one)
+    one = nn.relu(_conv1x1(1, self.bias, 'one')(images))
+    return _conv1x1(3, 0.0, 'three')(one)
 
 
-def _conv1x1(features: int, name: str) -> nn.Dense:
+def _conv1x1(features: int, bias: float, name: str) -> nn.Dense:
   # Ten numbers decide how every image looks: no short formats here.
   return nn.Dense(
     features,
     kernel_init=nn.initializers.constant(1 / 3),
+    bias_init=nn.initializers.constant(bias),
     precision=jax.lax.Precision.HIGHEST,
     name=name,
   )

@@ -271,6 +271,14 @@ def test_the_generator_starts_gray_with_ten_parameters():
   x = make_x('learnt', params, visible)
   mean = np.maximum(np.asarray(visible).mean(-1, keepdims=True), 0)
   assert_allclose(x, np.broadcast_to(mean / 3, x.shape), atol=1e-6)
+  # From 2 on no pixel starts beyond the ReLU, black included.
+  params = _init(_method(x_bias=2.0))['params']['backbone']
+  black = color.normalize(jnp.zeros((1, 32, 16, 3), jnp.uint8))
+  for images in (visible, black):
+    x = make_x('learnt', params, images)
+    mean = 2 + np.asarray(images).mean(-1, keepdims=True)
+    assert mean.min() > 0
+    assert_allclose(x, np.broadcast_to(mean / 3, x.shape), atol=1e-6)
   for kind in (*FIXED, 'none'):
     shapes = jax.eval_shape(_method(x=kind).init, KEY, _batch())
     assert 'generator' not in shapes['params']['backbone']
