@@ -170,6 +170,7 @@ def _how_to_get(
     f"'{name}' is not prepared: there is no {builder.data_path}. "
     f'{builder.MANUAL_DOWNLOAD_INSTRUCTIONS} Then run: python -m '
     f'tfds_builders.prepare {name} --manual_dir=FOLDER{flags}'
+    + (' (--config=all for the ten trials)' if name == 'regdb' else '')
   )
 
 

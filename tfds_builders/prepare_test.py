@@ -231,6 +231,7 @@ def test_without_the_raw_folder_it_says_whom_to_ask(name, tmp_path):
   assert f"'{name}' is not prepared: there is no {tmp_path}/{name}/" in text
   assert f'python -m tfds_builders.prepare {name} --manual_dir=FOLDER' in text
   assert f'--data_dir={tmp_path}' in text
+  assert ('--config=all' in text) == (name == 'regdb')
   assert 'http' in text and 'academic research' in text
 
 
