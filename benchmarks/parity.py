@@ -9,7 +9,9 @@ images per modality; PyTorch runs `tests/models/torch_reference.py`.
 An error is the largest absolute difference of a tensor over its largest
 absolute value; of several tensors, the worst one's. Training is compared in
 double precision, too: in single precision a ReLU or a maximum falls to the
-other side here and there, which moves single gradients by more than rounding.
+other side here and there, which moves gradients by more than rounding; how
+much, the last columns say, which compare PyTorch in single with PyTorch in
+double precision.
 """
 
 from collections.abc import Callable
@@ -33,9 +35,6 @@ from tests.models import torch_reference
 SIZES = ((224, 224), (288, 144), (256, 128))
 STREAMS = ('visible', 'infrared')
 CLASSES = 17
-# Gradients below this share of the network's largest count as that: those of
-# biases in front of a BatchNorm are zero but for rounding.
-FLOOR = 1e-6
 
 
 class Case(NamedTuple):
@@ -55,16 +54,19 @@ class Case(NamedTuple):
   last_stride: int = 1
   tiled: bool = False
 
+  def __str__(self) -> str:
+    return f'{self.name} {"x".join(map(str, self.size))}'
+
 
 CASES = (
-  *(Case('resnet50', size) for size in SIZES),
+  *(Case('resnet50', size) for size in SIZES[1:]),
   Case('resnet50', SIZES[0], last_stride=2),
-  *(Case('densenet121', size) for size in SIZES),
+  *(Case('densenet121', size) for size in SIZES[1:]),
   Case('densenet121', SIZES[0], last_stride=2),
   Case('swin_tiny', SIZES[0], last_stride=2, tiled=True),
-  *(Case('swin_tiny', size, last_stride=2) for size in SIZES),
+  *(Case('swin_tiny', size, last_stride=2) for size in SIZES[1:]),
   *(Case('agw', size) for size in SIZES),
-  *(Case('agw intended', size) for size in SIZES),
+  Case('agw intended', SIZES[1]),
 )
 
 
@@ -116,18 +118,11 @@ def eval_error(pair: Pair) -> float:
 
 def train_errors(pair: Pair) -> tuple[float, float, float]:
   """Of the features, the running statistics and the gradients of one loss."""
-  pair.reference.train()
-  expected = pair.features(pair.images)
-  rng = np.random.default_rng(1)
-  weights = [rng.normal(size=x.shape).astype('float32') for x in expected]
-  sum(
-    (torch.from_numpy(w) * x).sum()
-    for w, x in zip(weights, expected, strict=True)
-  ).backward()
+  expected, weights, expected_gradient = _torch_step(pair)
 
-  def loss(params):
+  def loss(params, images):
     outputs, updated = pair.apply(
-      {**pair.variables, 'params': params}, pair.images, True
+      {**pair.variables, 'params': params}, images, True
     )
     return sum(map(jnp.vdot, weights, outputs)), (outputs, updated)
 
@@ -136,17 +131,56 @@ def train_errors(pair: Pair) -> tuple[float, float, float]:
     jax.value_and_grad(loss, has_aux=True),
     compiler_options={'xla_backend_optimization_level': 0},
   )
-  (_, (ours, updated)), gradient = differentiate(pair.variables['params'])
+  (_, (ours, updated)), gradient = differentiate(
+    pair.variables['params'], pair.images
+  )
   state = pair.to_variables(pair.reference.state_dict())
-  expected_gradient = pair.to_variables(_gradient(pair.reference))['params']
-  largest = max(float(abs(g).max()) for g in jax.tree.leaves(expected_gradient))
   return (
-    relative_error(ours, [x.detach().numpy() for x in expected]),
+    relative_error(ours, expected),
     relative_error(
       updated.get('batch_stats', {}), state.get('batch_stats', {})
     ),
-    relative_error(gradient, expected_gradient, FLOOR * largest),
+    gradient_error(gradient, expected_gradient),
   )
+
+
+def rounding_errors(single: Pair, double: Pair) -> tuple[float, float]:
+  """How far PyTorch is from itself: features in training, and gradients."""
+  features, _, gradient = _torch_step(single)
+  expected, _, expected_gradient = _torch_step(double)
+  return (
+    relative_error(features, expected),
+    gradient_error(gradient, expected_gradient),
+  )
+
+
+def _torch_step(pair: Pair) -> tuple[list[np.ndarray], list[np.ndarray], Any]:
+  """Trains PyTorch's network on one batch, without moving its parameters.
+
+  Returns:
+    Its features, their random weights in the loss, and the gradients under
+    our names.
+  """
+  pair.reference.train().zero_grad()
+  features = pair.features(pair.images)
+  rng = np.random.default_rng(1)
+  weights = [rng.normal(size=x.shape).astype('float32') for x in features]
+  sum(
+    (torch.from_numpy(w) * x).sum()
+    for w, x in zip(weights, features, strict=True)
+  ).backward()
+  gradient = pair.to_variables(_gradient(pair.reference))['params']
+  return [x.detach().numpy() for x in features], weights, gradient
+
+
+def gradient_error(ours: Any, expected: Any) -> float:
+  """As `relative_error`; gradients that are zero but for rounding don't count.
+
+  Those of a bias in front of a BatchNorm are: less than a millionth of the
+  network's largest counts as a millionth.
+  """
+  largest = max(float(abs(g).max()) for g in jax.tree.leaves(expected))
+  return relative_error(ours, expected, 1e-6 * largest)
 
 
 def relative_error(ours: Any, expected: Any, floor: float = 0.0) -> float:
@@ -252,28 +286,39 @@ def _arrays(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
 def _row(case: Case) -> str:
   pair = make_pair(case)
   parameters = count_parameters(pair.variables['params'])
-  single = (eval_error(pair), *train_errors(pair))
+  errors = [eval_error(pair), *train_errors(pair)]
   with jax.enable_x64(True):
-    double = train_errors(make_pair(case, dtype='float64'))
-  name = case.name + (', published form' if case.tiled else '')
+    errors += train_errors(make_pair(case, dtype='float64'))
+    errors += rounding_errors(make_pair(case), make_pair(case, dtype='float64'))
   cells = [
-    name,
+    case.name + (', published form' if case.tiled else ''),
     'x'.join(map(str, case.size)),
     str(case.last_stride),
     f'{parameters:,}',
-    *(f'{error:.0e}' if error else '-' for error in (*single, *double)),
+    *(f'{error:.0e}' if error else '-' for error in errors),
   ]
   return '| ' + ' | '.join(cells) + ' |'
 
 
 def main():
   """Prints a row as soon as it is measured."""
-  print(
-    '| network | input | last stride | parameters | eval | train | '
-    'running statistics | gradient | train, double | '
-    'running statistics, double | gradient, double |'
+  titles = (
+    'network',
+    'input',
+    'last stride',
+    'parameters',
+    'eval',
+    'train',
+    'running statistics',
+    'gradient',
+    'train, double',
+    'running statistics, double',
+    'gradient, double',
+    'PyTorch itself: train',
+    'PyTorch itself: gradient',
   )
-  print('| --- | --- |' + ' ---: |' * 9, flush=True)
+  print('| ' + ' | '.join(titles) + ' |')
+  print('| --- | --- |' + ' ---: |' * (len(titles) - 2), flush=True)
   for case in CASES:
     print(_row(case), flush=True)
 

@@ -71,7 +71,9 @@ class WindowAttention(nn.Module):
 
   def _position_bias(self) -> Float[Array, 'heads q k']:
     shape = ((2 * self.window - 1) ** 2, self.heads)
-    table = self.param('relative_position_bias_table', NORMAL, shape)
+    table = self.param(
+      'relative_position_bias_table', NORMAL, shape, jnp.float32
+    )
     index = relative_position_index(self.window)
     return table[index].transpose(2, 0, 1)
 

@@ -389,6 +389,9 @@ def _randomise(part, generator):
     uniform(part.weight, -bound, bound)
     if part.bias is not None:
       uniform(part.bias, -0.5, 0.5)
+  # A deviation would grow from block to block, as it does not once trained.
+  if isinstance(part, Bottleneck):
+    uniform(part.bn3.weight, 0.05, 0.25)
   if isinstance(part, NonLocal):
     uniform(part.W[1].weight, 0.1, 0.3)
   if isinstance(part, Attention):
