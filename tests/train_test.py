@@ -199,7 +199,7 @@ def test_a_checkpoint_of_another_split_is_refused(opened, tmp_path):
   state = train.train(run)
   run.config.dataset.config = 'small'  # as if the folder had been copied
   for act in (train.train, train.evaluate):
-    with pytest.raises(train.RunError, match='was trained on .*/tiny, not'):
+    with pytest.raises(train.RunError, match=r'was trained on .*/tiny, not'):
       act(run)
   assert int(state.step) == 3
 
