@@ -46,6 +46,12 @@ def searches(config: ml_collections.ConfigDict, test: Table) -> list[Protocol]:
       galleries are asked for and not there.
   """
   permutations = test.permutations
+  layout = config.dataset.layout
+  if config.evaluation.gallery == 'official' and layout != 'sysu_mm01':
+    raise ValueError(
+      f"evaluation.gallery='official' is for SYSU-MM01: {layout} has no "
+      "published galleries; use 'auto'"
+    )
   if config.evaluation.gallery == 'official' and permutations is None:
     raise ValueError(
       "evaluation.gallery='official' needs rand_perm_cam.mat, which the "
@@ -55,7 +61,7 @@ def searches(config: ml_collections.ConfigDict, test: Table) -> list[Protocol]:
   if config.evaluation.gallery == 'random':
     permutations = None
   return protocols.standard_protocols(
-    test.records, config.dataset.layout, permutations=permutations
+    test.records, layout, permutations=permutations
   )
 
 

@@ -105,7 +105,10 @@ def _check_same_config(config: ml_collections.ConfigDict, saved: pathlib.Path):
   different = sorted(
     name
     for name in old.keys() | new.keys()
-    if old.get(name) != new.get(name) and not _is_free(name)
+    if old.get(name) != new.get(name)
+    and not _is_free(name)
+    # A field that is younger than the run, and switched off.
+    and (name in old or new[name])
   )
   if different:
     changes = ', '.join(

@@ -93,3 +93,13 @@ def test_how_to_evaluate_may_change(tmp_path):
   other.evaluator = 'y'
   with pytest.raises(ValueError, match='evaluator'):
     workdir.open_workdir(tmp_path, other)
+
+
+def test_a_field_younger_than_the_run_may_be_off(tmp_path):
+  workdir.claim(tmp_path, make_config(), 'abc')
+  config = make_config()
+  config.plugins = {'exchange': 0.0, 'names': ()}
+  assert workdir.open_workdir(tmp_path, config) == tmp_path
+  config.plugins.exchange = 0.5
+  with pytest.raises(ValueError, match=r'plugins.exchange None -> 0.5'):
+    workdir.open_workdir(tmp_path, config)

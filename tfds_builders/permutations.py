@@ -38,6 +38,7 @@ def read_mat(
   path: pathlib.Path,
   frames: Mapping[tuple[int, int], int],
   problems: list[str],
+  exact: bool = True,
 ) -> Permutations:
   """Reads the permutations of the people and cameras in `frames`.
 
@@ -46,6 +47,8 @@ def read_mat(
     frames: (identity, camera) -> number of images.
     problems: gets a line if the file cannot be read, and one for each identity
       and camera whose permutation is missing or contradicts `frames`.
+    exact: whether `frames` are the files on disk, each of which a permutation
+      has to name; otherwise they are the least number of them.
 
   Returns:
     (identity, camera) -> int64 [trials, n], 0-based frames.
@@ -63,14 +66,16 @@ def read_mat(
   permutations = {}
   for (identity, camera), count in sorted(frames.items()):
     try:
-      permutations[identity, camera] = _entry(cells, identity, camera, count)
+      permutations[identity, camera] = _entry(
+        cells, identity, camera, count, exact
+      )
     except ValueError as error:
       problems.append(f'{path}: identity {identity}, camera {camera}: {error}')
   return permutations
 
 
 def _entry(
-  cells: np.ndarray, identity: int, camera: int, count: int
+  cells: np.ndarray, identity: int, camera: int, count: int, exact: bool
 ) -> np.ndarray:
   try:
     rows = np.atleast_2d(cells[camera - 1].ravel()[identity - 1])
@@ -78,7 +83,7 @@ def _entry(
   except (IndexError, TypeError) as error:
     raise ValueError('there is no permutation') from error
   n = rows.shape[1]
-  if n < count:
+  if n < count or (exact and n > count):
     raise ValueError(f'the permutation is of {n} images, but {count} are there')
   expected = np.arange(1, n + 1)
   for trial, row in enumerate(rows, 1):

@@ -152,7 +152,9 @@ def _add_permutations(
     )
     return
   problems: list[str] = []
-  found = permutations.read_mat(mat, largest_frames(folder), problems)
+  found = permutations.read_mat(
+    mat, largest_frames(folder), problems, exact=False
+  )
   if problems:
     raise ValueError('\n'.join(problems))
   permutations.write(folder, found)

@@ -15,6 +15,7 @@ import concurrent.futures
 import io
 import os
 import pathlib
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,7 +135,8 @@ def _decode(
       'as --config.dataset.data_dir'
     ) from error
   source = _data_source(folder, split)
-  part = stem.with_suffix(f'.{os.getpid()}.part')
+  _remove_abandoned(stem)
+  part = stem.with_suffix(f'.{os.getpid()}.{time.time_ns()}.part')
   try:
     labels = _decode_all(source, part, image_size, f'decode {split}')
     # The pixels come last: where they exist, everything does.
@@ -142,6 +144,13 @@ def _decode(
     os.replace(part, stem.with_suffix('.pixels.npy'))
   finally:
     part.unlink(missing_ok=True)
+
+
+def _remove_abandoned(stem: pathlib.Path):
+  """Removes what decoding left that was killed more than an hour ago."""
+  for part in stem.parent.glob(f'{stem.name}.*.part'):
+    if time.time() - part.stat().st_mtime > 3600:
+      part.unlink(missing_ok=True)
 
 
 def _data_source(folder: pathlib.Path, split: str) -> Any:

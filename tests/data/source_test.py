@@ -240,7 +240,7 @@ def test_a_damaged_fingerprint_is_a_sentence(data_dir):
   ('name', 'config', 'message'),
   [
     ('market', 'tiny', "no dataset 'market': choose one of synthetic_reid"),
-    ('sysu_mm01', '', "'sysu_mm01' does not exist yet"),
+    ('sysu_mm01', '', "'sysu_mm01' is not prepared: there is no"),
     ('synthetic_reid', 'huge', "no config 'huge': choose one of small"),
   ],
 )
@@ -265,3 +265,16 @@ def test_labels_are_named_in_the_order_of_the_file():
     'frame',
     'indoor',
   )
+
+
+def test_what_killed_decoding_left_is_removed(data_dir):
+  decoded = folder_of(data_dir) / 'decoded'
+  decoded.mkdir()
+  height, width = SIZE
+  old, new = (decoded / f'test_{height}x{width}.{n}.part' for n in (1, 2))
+  for part in (old, new):
+    part.write_bytes(b'half')
+  os.utime(old, (0, 0))
+  opened(data_dir)
+  assert not old.exists()
+  assert new.exists()  # another process may be at it

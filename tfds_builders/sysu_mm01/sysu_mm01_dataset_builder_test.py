@@ -245,6 +245,10 @@ def shorten(cells):
   cells[3, 0][3, 0] = np.array([[2, 1]] * 10)
 
 
+def lengthen(cells):
+  cells[3, 0][3, 0] = np.array([[2, 1, 4, 3]] * 10)
+
+
 def empty(cells):
   cells[3, 0][3, 0] = np.zeros((0, 0))
 
@@ -258,6 +262,7 @@ def cut(cells):
   [
     (repeat, r'trial 7 is no permutation of 1 to 3 \(\[1, 3, 3\]'),
     (shorten, 'the permutation is of 2 images, but 3 are there'),
+    (lengthen, 'the permutation is of 4 images, but 3 are there'),
     (empty, 'the permutation is of 0 images, but 3 are there'),
     (cut, 'there is no permutation'),
   ],
