@@ -42,7 +42,8 @@ class Head(nn.Module):
 
   Attributes:
     num_classes: number of training identities.
-    pool: 'gem' (`generalized_mean`) or 'average'.
+    pool: 'gem' (`generalized_mean`) or 'average'; the latter after a Swin,
+      whose features are negative, too.
     neck: whether there is a BNNeck.
     neck_scale_std: the BNNeck's scale starts from N(1, this^2): 0.01 as AGW
       has it, 0 for ones as BoT has it.

@@ -8,7 +8,12 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from numpy.testing import assert_allclose
 
-from jaxreid.models.streams import MultiStream, count_parameters
+from jaxreid.models.head import Head
+from jaxreid.models.streams import (
+  EmbeddingNetwork,
+  MultiStream,
+  count_parameters,
+)
 from jaxreid.models.swin import (
   Mlp,
   PatchMerging,
@@ -200,3 +205,19 @@ def test_initial_weights():
   table = attention['relative_position_bias_table']
   assert_allclose(table.std(), 0.02, rtol=0.15)
   assert not attention['qkv']['bias'].any()
+
+
+def test_a_whole_network_has_the_heads_statistics_alone():
+  images = {'visible': jnp.zeros((4, 96, 48, 3))}
+  backbone = MultiStream(swin_stages('swin_mini'), 0, ('visible',))
+  network = EmbeddingNetwork(backbone, Head(5, pool='average'))
+  variables = jax.eval_shape(
+    lambda key: network.init(key, images, train=False), jax.random.key(0)
+  )
+  output, updated = jax.eval_shape(
+    lambda v: network.apply(v, images, train=True, mutable=['batch_stats']),
+    variables,
+  )
+  assert output.pooled['visible'].shape == (4, 256)
+  assert updated['batch_stats'] == variables['batch_stats']
+  assert set(updated['batch_stats']) == {'head'}
