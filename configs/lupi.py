@@ -81,6 +81,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     'name': 'resnet50',
     'last_stride': 1,
     'nonlocal_blocks': True,
+    'nonlocal_width': 'released',  # 1 channel; 'intended': half of those around
     'stem_relu': True,
     'dtype': 'float32',  # or 'bfloat16': compute only, parameters stay float32
     'remat': False,
