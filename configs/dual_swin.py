@@ -11,11 +11,11 @@ expect), and
 is the paper's setting: "A New Paradigm for Cross-Modality Person
 Re-Identification", the paper of the NPU-ReID dataset. Published, visible->
 infrared, all-search, single-shot on NPU-ReID: rank-1 94.41 %, mAP 84.92 %. On
-RegDB (dataset=regdb,trial=all): visible->infrared rank-1 91.84 %, mAP 88.79 %,
+RegDB (dataset=regdb,trial=all): visible->infrared rank-1 91.84 %, mAP 88.79 %;
 infrared->visible rank-1 89.54 %, mAP 86.22 %. On SYSU-MM01
-(dataset=sysu_mm01), infrared->visible, all-search, single-shot: rank-1 64.16
-%, mAP 60.17 %. The paper starts from ImageNet weights: --config.backbone.
-pretrained=FILE, see docs/weights.md.
+(dataset=sysu_mm01), infrared->visible, all-search, single-shot: rank-1
+64.16 %, mAP 60.17 %. The paper starts from ImageNet weights, which
+--config.backbone.pretrained=FILE gives (docs/weights.md).
 
 Options after the colon, comma separated: dataset=synthetic_reid (default),
 sysu_mm01, regdb, npu_reid; trial=1 to 10 or all, of RegDB; size=HxW, the size
@@ -33,8 +33,9 @@ ablation=NAME, a row of the paper's tables:
   f4        table 8 'F4': stem and stages 1 to 3
   f5        table 8 'F5': all stages; only neck and classifier are shared
 
-Table 6 puts both into other methods, by --config.plugins.exchange.
-probability=0.5 --config.plugins.multi_mask.weight=1 with any other config.
+Table 6 puts both into the methods of others, here of any config:
+
+  --config.plugins.exchange.probability=0.5 --config.plugins.multi_mask.weight=1
 
 The paper gives no epochs, schedule, sizes of the Swin, numbers of MAG or of
 the triplet; what is ours is marked below.

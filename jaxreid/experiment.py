@@ -11,8 +11,8 @@ config or the data can get wrong raises ValueError before the first step.
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -141,14 +141,16 @@ def make_method(config: ml_collections.ConfigDict, num_classes: int) -> Method:
     method = METHODS[name](num_classes, stages, **options)
   except TypeError as error:
     raise ValueError(f'config.method: {error}') from error
-  return _plug_in(method, config.get('plugins', {}))
+  return _plug_in(method, config) if 'plugins' in config else method
 
 
-def _plug_in(method: Method, config: Mapping[str, Any]) -> Method:
-  multi_mask, exchange = config.get('multi_mask'), config.get('exchange')
-  if multi_mask and multi_mask['weight']:
+def _plug_in(method: Method, config: ml_collections.ConfigDict) -> Method:
+  """What `config.plugins` switches on."""
+  multi_mask = config.plugins.multi_mask.to_dict()
+  if multi_mask['weight']:
     method = plugins.with_multi_mask(method, **multi_mask)
-  if exchange and exchange['probability']:
+  exchange = config.plugins.exchange.to_dict()
+  if exchange['probability']:
     method = plugins.with_exchange(method, **exchange)
   return method
 

@@ -5,10 +5,15 @@ import re
 
 import pytest
 
-from configs import baseline, common, lupi, xiv
+from configs import baseline, common, dual_swin, lupi, xiv
 from jaxreid import experiment, optim
 
-FILES = {'baseline': baseline, 'lupi': lupi, 'xiv': xiv}
+FILES = {
+  'baseline': baseline,
+  'dual_swin': dual_swin,
+  'lupi': lupi,
+  'xiv': xiv,
+}
 DATASETS = ('synthetic_reid', 'sysu_mm01', 'regdb', 'npu_reid')
 
 

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 from jaxreid import optim, sharding, train_state
 from jaxreid.evaluation.embedding import embed_all
 from jaxreid.methods.baseline import baseline
+from jaxreid.methods.dual_swin import dual_swin
 from jaxreid.methods.lupi import lupi
 from jaxreid.methods.xiv import xiv
 from jaxreid.models.resnet import BasicBlock, ResidualStage, Stem
@@ -23,6 +24,8 @@ METHODS = {
   'baseline': functools.partial(baseline, split=1),
   'lupi': functools.partial(lupi, split=1),
   'xiv': xiv,
+  # On stages with BatchNorm: harder than a Swin's.
+  'dual_swin': functools.partial(dual_swin, split=1),
 }
 IDENTITIES, IMAGES, SIZE = 4, 4, (32, 16)
 STEPS = 3
