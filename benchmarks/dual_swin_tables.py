@@ -45,7 +45,6 @@ MAG = '--config.plugins.exchange.probability=0.5'
 MULTI_MASK = '--config.plugins.multi_mask.weight=1.0'
 PLUGGED = {
   '': ('as it is', []),
-  'mag': ('+ MAG', [MAG]),
   'both': ('+ MAG + MMT', [MAG, MULTI_MASK]),
 }
 # As tall as others' images, about as many pixels.
@@ -146,8 +145,8 @@ def _table(rows: list[tuple[str, list[dict]]]) -> list[str]:
       for search in SEARCHES
       for metric in ('rank1', 'mAP')
     ]
-    count = reports[0]['parameters_at_test'] / 1e6 if reports else 0
-    cells.append(f'{count:.3f} M')
+    counts = [f'{r["parameters_at_test"] / 1e6:.3f} M' for r in reports]
+    cells.append(counts[0] if counts else '-')
     lines.append(f'| {title} | {len(reports)} | {" | ".join(cells)} |')
   return lines
 

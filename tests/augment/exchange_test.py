@@ -1,6 +1,8 @@
 """MAG against plain loops, and the statistics of its rectangles."""
 
 import functools
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from numpy.testing import assert_array_equal
 from jaxreid.augment.exchange import draw_exchanges, exchange, swap
 from jaxreid.augment.geometry import Rectangle
 
+DOCS = pathlib.Path(__file__).parents[2] / 'docs'
 N, H, W = 6, 9, 7
 KEY = jax.random.key(4)
 
@@ -184,3 +187,12 @@ def test_sets_that_do_not_align_are_named():
   for other in (infrared[:-1], infrared[..., :1]):
     with pytest.raises((TypeError, ValueError)):
       exchange(KEY, visible, other)
+
+
+def test_the_example_of_the_docs_runs():
+  text = (DOCS / 'exchange.md').read_text()
+  (example,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+  names: dict = {}
+  exec(example, names)
+  assert float(names['loss']) > 0
+  assert set(np.unique(names['visible'])) == {50, 200}
