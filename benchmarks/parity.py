@@ -194,13 +194,12 @@ def _torch_step(pair: Pair) -> tuple[list[np.ndarray], list[np.ndarray], Any]:
 
 
 def gradient_error(ours: Any, expected: Any) -> float:
-  """As `relative_error`; gradients that are zero but for rounding don't count.
+  """As `relative_error`, against no less than 1/1000 of the largest gradient.
 
-  Those of a bias in front of a BatchNorm are: less than a millionth of the
-  network's largest counts as a millionth.
+  That of a bias in front of a BatchNorm is nothing but rounding.
   """
   largest = max(float(abs(g).max()) for g in jax.tree.leaves(expected))
-  return relative_error(ours, expected, 1e-6 * largest)
+  return relative_error(ours, expected, largest / 1000)
 
 
 def relative_error(ours: Any, expected: Any, floor: float = 0.0) -> float:
