@@ -28,10 +28,12 @@ lower half of table 4; ablation=NAME, a row of the paper's tables:
   luma        table 5 'Baseline+Y', of YCbCr: 16 + 219 gray / 255 and so no
               other image than gray's; that the paper has 3 points between
               these two rows is a measure of its noise
-  plain       table 2 'Ours': the ResNet-50 of cmGAN and D2RL, with last
-              stride 2 and without BNNeck (our reading)
-  aligngan    table 3 'Ours': the ResNet-50 of AlignGAN, whose code has last
-              stride 1, without BNNeck (our reading)
+  plain       tables 2 and 3 'Ours', "same backbone": the plain ResNet-50 of
+              the methods compared with, last stride 2 and no BNNeck (our
+              reading; its figures in the two tables are 11 points apart, so
+              that they cannot both be of one network)
+  aligngan    table 3 'Ours' by another reading: AlignGAN's code has last
+              stride 1
   no_x        L_V + L_I and the cross modality gap between these two
   released    the losses of the authors' code: gaps between centres of
               identities (their swapped norms left out), smoothed labels
