@@ -2,8 +2,8 @@
 
   python -m jaxreid.main --config=configs/dual_swin.py --workdir=/tmp/dual_swin
 
-trains on the rendered set with a small Swin (not measured yet: the tables of
-`benchmarks/dual_swin_tables.py` have still to be run), and
+trains on the rendered set with a small Swin (whose rate and length have still
+to be found: 200 steps end at chance), and
 
   python -m jaxreid.main --config=configs/dual_swin.py:dataset=npu_reid \
     --workdir=/tmp/dual_swin_npu
