@@ -12,7 +12,7 @@ config or the data can get wrong raises ValueError before the first step.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jaxtyping import Array
 
 from jaxreid import initial_weights, optim, sharding, train_state, train_step
 from jaxreid.config_checks import check_values
-from jaxreid.data.feed import Feed, open_feed
+from jaxreid.data.feed import Feed, Gather, open_feed
 from jaxreid.data.sampler import IdentitySampler
 from jaxreid.data.source import Table, open_table
 from jaxreid.initial_weights import InitialWeights
@@ -107,9 +107,57 @@ def build(config: ml_collections.ConfigDict) -> Setup:
     images_per_step=_count_images(config, method, sampler.batch_size),
     init=functools.partial(_init, create, weights, mesh),
     shapes=functools.partial(_shapes, create, mesh),
-    step=_jit_step(method, optimizers, feed, mesh),
+    step=_jit_step(method, optimizers, feed.gather, mesh),
     weights=weights,
   )
+
+
+class Outline(NamedTuple):
+  """What a run compiles, as shapes alone.
+
+  Attributes:
+    method: the method.
+    step: as in `Setup`.
+    arguments: shapes, types and shardings of what `step` takes.
+  """
+
+  method: Method
+  step: Callable[..., tuple[TrainState, dict[str, Array]]]
+  arguments: tuple[Any, ...]
+
+
+def outline(
+  config: ml_collections.ConfigDict,
+  mesh: Mesh,
+  num_classes: int,
+  steps_per_epoch: int = 1,
+) -> Outline:
+  """The step of a run without its data, for devices that need not be there.
+
+  The pixels come with each step, as with `dataset.residency='host'`.
+
+  Args:
+    config: of the run.
+    mesh: the devices, real or of a topology.
+    num_classes: identities trained on.
+    steps_per_epoch: for the learning rate; changes no shape.
+
+  Raises:
+    ValueError: whatever the config gets wrong, in a sentence.
+  """
+  check_values(config)
+  count = config.batch.identities * config.batch.images_per_identity
+  sharding.check_divisible(count, mesh)
+  method = make_method(config, num_classes)
+  optimizers = make_optimizers(config, method, steps_per_epoch)
+  state = _shapes(_creator(config, method, optimizers), mesh)
+  inputs, key = jax.eval_shape(
+    lambda: (_raw_batch(config, count), jax.random.key(config.seed))
+  )
+  rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+  arguments = (state, None, _placed(inputs, rows), _placed(key, whole))
+  step = _jit_step(method, optimizers, lambda pixels, inputs: inputs, mesh)
+  return Outline(method, step, arguments)
 
 
 def make_method(config: ml_collections.ConfigDict, num_classes: int) -> Method:
@@ -299,23 +347,25 @@ def _init(
 
 
 def _shapes(create: Callable[[], TrainState], mesh: Mesh) -> TrainState:
-  place = sharding.replicated(mesh)
+  return _placed(jax.eval_shape(create), sharding.replicated(mesh))
+
+
+def _placed(shapes: Any, place: jax.sharding.Sharding) -> Any:
   return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-    jax.eval_shape(create),
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes
   )
 
 
 def _jit_step(
   method: Method,
   optimizers: dict[str, optax.GradientTransformation],
-  feed: Feed,
+  gather: Gather,
   mesh: Mesh,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
   move = train_step.make_train_step(method, optimizers)
   place = sharding.replicated(mesh)
 
   def step(state, pixels, inputs, key):
-    return move(state, feed.gather(pixels, inputs), key)
+    return move(state, gather(pixels, inputs), key)
 
   return jax.jit(step, donate_argnums=0, out_shardings=(place, place))

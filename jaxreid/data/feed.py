@@ -29,6 +29,10 @@ RESIDENCIES = ('auto', 'device', 'host')
 DEVICE_SHARE = 0.3
 
 
+# (the table on the devices or None, inputs of a step) -> the raw batch
+Gather = Callable[[Array | None, dict[str, Array]], dict[str, Array]]
+
+
 class Feed(NamedTuple):
   """A source of raw batches.
 
@@ -40,7 +44,7 @@ class Feed(NamedTuple):
 
   pixels: Array | None
   inputs: Callable[[int], Iterator[dict[str, Array]]]
-  gather: Callable[[Array | None, dict[str, Array]], dict[str, Array]]
+  gather: Gather
 
 
 def open_feed(
