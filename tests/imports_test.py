@@ -22,6 +22,11 @@ EVERYWHERE = ('absl', 'jax', 'jaxtyping', 'numpy')
 ROOMS = {
   # Entry points: anything below them.
   'jaxreid.main': (('jaxreid',), ('ml_collections',)),
+  'jaxreid.dry_run': (('jaxreid', 'tfds_builders'), ('ml_collections',)),
+  'jaxreid.command_line': ((), ('ml_collections',)),
+  # Published figures and the reading of compiled programs.
+  'jaxreid.chips': ((), ()),
+  'jaxreid.collectives': ((), ()),
   # The run.
   'jaxreid.train': (
     (
@@ -142,7 +147,11 @@ ROOMS = {
 }
 
 # Nobody imports these, whatever a row says.
-ENTRY_POINTS = ('jaxreid.main', 'jaxreid.models.pretrained.__main__')
+ENTRY_POINTS = (
+  'jaxreid.dry_run',
+  'jaxreid.main',
+  'jaxreid.models.pretrained.__main__',
+)
 
 # Slow, heavy or optional: inside the function that needs them, never on top.
 # (room, what it imports)
