@@ -29,7 +29,7 @@ from jaxreid.data.sampler import IdentitySampler
 from jaxreid.data.source import Table, open_table
 from jaxreid.initial_weights import InitialWeights
 from jaxreid.method import Key, Method, Variables
-from jaxreid.methods import baseline, dual_swin, lupi, plugins, xiv
+from jaxreid.methods import baseline, dual_swin, lupi, plugins, tsgan, xiv
 from jaxreid.models import backbone_stages
 from jaxreid.train_state import TrainState
 
@@ -38,7 +38,9 @@ METHODS: dict[str, Callable[..., Method]] = {
   'lupi': lupi.lupi,
   'xiv': xiv.xiv,
   'dual_swin': dual_swin.dual_swin,
+  'tsgan': tsgan.tsgan,
 }
+OPTIMIZERS = {'sgd': optim.sgd, 'adam': optim.adam}
 
 
 class Setup(NamedTuple):
@@ -208,21 +210,43 @@ def make_optimizers(
 ) -> dict[str, optax.GradientTransformation]:
   """One optimizer per player that has a loss.
 
+  By `config.optimizer` and `config.schedule`, but for the players that
+  `config.player_optimizers` names: these have an optimizer of their own, with
+  a constant rate among its options.
+
   Raises:
-    ValueError: on an unknown optimizer or an empty schedule.
+    ValueError: on an unknown optimizer or player, or an empty schedule.
   """
-  options = config.optimizer.to_dict()
-  name = options.pop('name')
-  makers = {'sgd': optim.sgd, 'adam': optim.adam}
-  if name not in makers:
-    raise ValueError(
-      f'unknown optimizer.name {name!r}; there are: ' + ', '.join(makers)
-    )
   rate = optim.schedule(_plan(config), steps_per_epoch)
+  common = {'rate': rate, **config.optimizer.to_dict()}
+  sections = {player: ('optimizer', common) for player in method.losses}
+  for player, options in config.get('player_optimizers', {}).items():
+    field = f'player_optimizers.{player}'
+    if player not in method.losses:
+      raise ValueError(
+        f'config.{field}: {config.method.name} trains no such player; there '
+        'are: ' + ', '.join(method.losses)
+      )
+    sections[player] = (field, options.to_dict())
+  return {
+    player: _make_optimizer(field, options)
+    for player, (field, options) in sections.items()
+  }
+
+
+def _make_optimizer(
+  field: str, options: dict[str, Any]
+) -> optax.GradientTransformation:
+  rest = dict(options)
+  name = rest.pop('name')
+  if name not in OPTIMIZERS:
+    raise ValueError(
+      f'unknown {field}.name {name!r}; there are: ' + ', '.join(OPTIMIZERS)
+    )
   try:
-    return {player: makers[name](rate, **options) for player in method.losses}
+    return OPTIMIZERS[name](**rest)
   except TypeError as error:
-    raise ValueError(f'config.optimizer: {error}') from error
+    raise ValueError(f'config.{field}: {error}') from error
 
 
 def open_split(config: ml_collections.ConfigDict, split: str) -> Table:

@@ -9,6 +9,13 @@ under `jit`, `grad`, `vmap` and with sharded rows, and have finite gradients
 where rows coincide. Arguments that are not arrays are static under `jit`.
 """
 
+from jaxreid.losses.adversarial import (
+  cycle_consistency,
+  discriminator_loss,
+  fake_pairs,
+  feature_map_mse,
+  generator_loss,
+)
 from jaxreid.losses.alignment import color_free, color_free_mse
 from jaxreid.losses.identity import identity_loss
 from jaxreid.losses.modality_gap import (
@@ -30,7 +37,12 @@ __all__ = [
   'color_free_mse',
   'cross_center_gap',
   'cross_modality_gap',
+  'cycle_consistency',
   'cyclic_triplet',
+  'discriminator_loss',
+  'fake_pairs',
+  'feature_map_mse',
+  'generator_loss',
   'identity_loss',
   'modality_respective_gap',
   'multi_mask_triplet',

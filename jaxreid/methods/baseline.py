@@ -40,6 +40,7 @@ def baseline(
   triplet: str = 'weighted_regularized',
   margin: float = 0.3,
   label_smoothing: float = 0.0,
+  identity_weight: float = 1.0,
   padding: int = 10,
   erasing: float = 0.0,
   test_feature: str = 'neck',
@@ -58,6 +59,7 @@ def baseline(
       the batch together; 'none' leaves the identity loss alone.
     margin: of the batch-hard triplet.
     label_smoothing: of the identity loss.
+    identity_weight: of the identity loss; the triplet's weight is 1.
     padding: zero pixels around an image before its random crop.
     erasing: probability of random erasing.
     test_feature: 'neck' (after the BNNeck) or 'pooled' (before it).
@@ -97,8 +99,9 @@ def baseline(
       'accuracy': (logits.argmax(-1) == labels).mean(),
     }
     aux = Aux(metrics, model_state, embeddings=output.pooled)
+    weighted = identity_weight * identity
     if triplet == 'none':
-      return identity, aux
+      return weighted, aux
     if triplet == 'weighted_regularized':
       hard = losses.weighted_regularized_triplet(pooled, labels).mean()
     else:
@@ -106,7 +109,7 @@ def baseline(
         pooled, pooled, pooled, labels, margin
       ).mean()
     metrics['triplet'] = hard
-    return identity + hard, aux
+    return weighted + hard, aux
 
   return Method(
     init=make_init(network, augment, modalities),
