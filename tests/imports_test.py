@@ -27,16 +27,22 @@ ROOMS = {
   # Published figures and the reading of compiled programs.
   'jaxreid.chips': ((), ()),
   'jaxreid.collectives': ((), ()),
+  'jaxreid.floor': (('jaxreid.chips', 'jaxreid.collectives'), ()),
+  'jaxreid.topology': (('jaxreid.chips',), ()),
   # The run.
   'jaxreid.train': (
     (
+      'jaxreid.branches',
       'jaxreid.checkpoint',
       'jaxreid.data.source',
       'jaxreid.evaluation',
       'jaxreid.experiment',
+      'jaxreid.health',
       'jaxreid.metric_writer',
       'jaxreid.pictures',
+      'jaxreid.ranked_lists',
       'jaxreid.results',
+      'jaxreid.slim',
       'jaxreid.train_state',
       'jaxreid.workdir',
     ),
@@ -47,18 +53,34 @@ ROOMS = {
       'jaxreid.checkpoint',
       'jaxreid.evaluation',
       'jaxreid.results',
+      'jaxreid.teacher',
       'jaxreid.train',
       'jaxreid.workdir',
     ),
     ('ml_collections',),
   ),
+  'jaxreid.teacher': (
+    (
+      'jaxreid.checkpoint',
+      'jaxreid.experiment',
+      'jaxreid.methods',
+      'jaxreid.optim',
+      'jaxreid.results',
+      'jaxreid.train',
+      'jaxreid.train_state',
+      'jaxreid.workdir',
+    ),
+    ('flax', 'ml_collections'),
+  ),
   'jaxreid.results': (
     (
+      'jaxreid.branches',
       'jaxreid.data.source',
       'jaxreid.evaluation',
       'jaxreid.experiment',
+      'jaxreid.method',
       'jaxreid.models',
-      'jaxreid.sharding',
+      'jaxreid.needed',
       'jaxreid.train_state',
       'jaxreid.workdir',
     ),
@@ -74,6 +96,31 @@ ROOMS = {
     ),
     ('PIL',),
   ),
+  'jaxreid.ranked_lists': (('jaxreid.evaluation',), ('PIL',)),
+  'jaxreid.branches': (
+    (
+      'jaxreid.data.source',
+      'jaxreid.evaluation',
+      'jaxreid.experiment',
+      'jaxreid.sharding',
+      'jaxreid.train_state',
+    ),
+    ('ml_collections',),
+  ),
+  'jaxreid.slim': (
+    (
+      'jaxreid.branches',
+      'jaxreid.checkpoint',
+      'jaxreid.experiment',
+      'jaxreid.needed',
+      'jaxreid.sharding',
+      'jaxreid.train_state',
+      'jaxreid.workdir',
+    ),
+    ('ml_collections',),
+  ),
+  'jaxreid.health': (('jaxreid.train_state',), ()),
+  'jaxreid.needed': (('jaxreid.method',), ()),
   'jaxreid.workdir': ((), ('ml_collections',)),
   # The one file that turns names into objects.
   'jaxreid.experiment': (
@@ -105,7 +152,8 @@ ROOMS = {
     ),
     ('ml_collections',),
   ),
-  'jaxreid.checkpoint': (('jaxreid.train_state',), ('orbax',)),
+  # As a command it is the door to slim.
+  'jaxreid.checkpoint': (('jaxreid.slim', 'jaxreid.train_state'), ('orbax',)),
   'jaxreid.metric_writer': ((), ('PIL', 'tensorboardX')),
   'jaxreid.train_state': (('jaxreid.method',), ('flax', 'optax')),
   'jaxreid.train_step': (
