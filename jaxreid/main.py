@@ -43,22 +43,24 @@ def main(argv: Sequence[str]):
   config = _CONFIG.value
   _prepare_jax(config.deterministic)
   # Imported late, so that a mistyped flag is answered at once.
-  from jaxreid import train
+  from jaxreid import teacher, train
 
   if config.dataset.trials:
     _run_trials(config)
     return
+  training = _MODE.value == 'train'
+  open_run = teacher.open_run if training else train.open_run
   try:
-    run = train.open_run(
+    run = open_run(
       config,
       flags.FLAGS.workdir,
-      exists=_MODE.value == 'evaluate' and not config.weights,
+      exists=not training and not config.weights,
     )
   except (ValueError, OSError) as error:
     command_line.fail(error)
   try:
-    if _MODE.value == 'train':
-      train.train(run)
+    if training:
+      teacher.train(run)
     report = train.evaluate(run)
   except train.RunError as error:
     command_line.fail(error)

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from jaxreid import checkpoint, results
+from jaxreid import checkpoint, results, teacher
 from jaxreid import train as single
 from jaxreid.evaluation.table import Result, format_table, mean_of_splits
 from jaxreid.workdir import claim, open_workdir, to_json
@@ -49,7 +49,7 @@ def run_trials(
   parts = {name: _part(config, name) for name in config.dataset.trials}
   fingerprints, steps = [], {}
   for name, part in parts.items():
-    run = single.open_run(part, folder / name, exists=not train)
+    run = _open(part, folder / name, train)
     fingerprints.append(run.test.fingerprint)
     steps[name] = run.setup.total_steps
   claim(folder, config, ' '.join(fingerprints))
@@ -87,12 +87,20 @@ def _part(
   return part
 
 
+def _open(
+  config: ml_collections.ConfigDict, folder: pathlib.Path, train: bool
+) -> single.Run:
+  if train:
+    return teacher.open_run(config, folder)
+  return single.open_run(config, folder, exists=True)
+
+
 def _run(
   config: ml_collections.ConfigDict, folder: pathlib.Path, train: bool
 ) -> dict[str, Any]:
-  run = single.open_run(config, folder, exists=not train)
+  run = _open(config, folder, train)
   if train:
-    single.train(run)
+    teacher.train(run)
   report = single.evaluate(run)
   print(report['table'], flush=True)
   return report['results']

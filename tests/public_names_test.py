@@ -61,6 +61,15 @@ NAMES = {
     'margin',
     'label_smoothing',
   ],
+  'jaxreid.losses.generator_loss': ['logits', 'least_squares'],
+  'jaxreid.losses.discriminator_loss': [
+    'real_logits',
+    'fake_logits',
+    'least_squares',
+  ],
+  'jaxreid.losses.fake_pairs': ['real', 'fake', 'real_map', 'fake_map'],
+  'jaxreid.losses.cycle_consistency': ['images', 'cycled'],
+  'jaxreid.losses.feature_map_mse': ['student', 'teacher', 'reduction'],
   'jaxreid.distance.pairwise_euclidean': ['a', 'b'],
   'jaxreid.evaluation.ranking.rank': [
     'distance',
@@ -101,6 +110,9 @@ DEFAULTS = {
     'margin': 0.3,
     'label_smoothing': 0.0,
   },
+  'jaxreid.losses.generator_loss': {'least_squares': False},
+  'jaxreid.losses.discriminator_loss': {'least_squares': False},
+  'jaxreid.losses.feature_map_mse': {'reduction': 'mean'},
   'jaxreid.evaluation.ranking.rank': {
     'comparable': None,
     'unique_identities': False,
