@@ -29,6 +29,8 @@ ROOMS = {
   'jaxreid.collectives': ((), ()),
   'jaxreid.floor': (('jaxreid.chips', 'jaxreid.collectives'), ()),
   'jaxreid.topology': (('jaxreid.chips',), ()),
+  'jaxreid.floor': (('jaxreid.chips', 'jaxreid.collectives'), ()),
+  'jaxreid.topology': (('jaxreid.chips',), ()),
   # The run.
   'jaxreid.train': (
     (
