@@ -76,7 +76,7 @@ def embed_all(
       padded = np.resize(chosen, batch_size)
       batch = jax.device_put(np.asarray(images[padded]), sharding)
       # The device works on this batch while the host fetches the one before.
-      pending, ready = _embed(embed, batch), pending
+      pending, ready = embed_batch(embed, batch), pending
       if ready is not None:
         features.append(np.asarray(ready))
       bar.update(len(chosen))
@@ -85,7 +85,8 @@ def embed_all(
 
 
 @jax.jit
-def _embed(embed: Callable[[Array], Array], images: Array) -> Array:
+def embed_batch(embed: Callable[[Array], Array], images: Array) -> Array:
+  """The one program of `embed_all`: a batch of uint8 images to float32."""
   return embed(images).astype(jnp.float32)
 
 
