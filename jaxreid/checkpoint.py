@@ -9,6 +9,10 @@ Synopsis:
 WORKDIR/checkpoints holds the latest step and, if the run has validation
 identities, the best one by their mAP. A save that is cut off leaves the one
 before it in place.
+
+  python -m jaxreid.checkpoint slim WORKDIR
+
+writes WORKDIR/slim without what training alone needs (`jaxreid.slim`).
 """
 
 import pathlib
@@ -60,6 +64,7 @@ def save(
   state: TrainState,
   metrics: Mapping[str, float] | None = None,
   trained_on: Mapping[str, str] | None = None,
+  slim: Mapping[str, Any] | None = None,
 ):
   """Starts saving `state` under its own step; training may go on at once.
 
@@ -68,13 +73,17 @@ def save(
     state: to be saved.
     metrics: what the checkpoint is judged by.
     trained_on: names of the dataset and its config, for `check_trained_on`.
+    slim: marks a state without what training alone needs (`jaxreid.slim`).
   """
+  notes: dict[str, Any] = {'trained_on': dict(trained_on or {})}
+  if slim is not None:
+    notes['slim'] = dict(slim)
   checkpoints.save(
     int(state.step),
     args=ocp.args.StandardSave(state),
     metrics=dict(metrics or {}),
     force=True,
-    custom_metadata={'trained_on': dict(trained_on or {})},
+    custom_metadata=notes,
   )
 
 
@@ -86,8 +95,14 @@ def restore(
   `state` may hold arrays or `jax.ShapeDtypeStruct`s.
 
   Raises:
-    ValueError: if the checkpoint holds another model.
+    ValueError: if the checkpoint holds another model, or a part of one.
   """
+  if about(checkpoints, step).get('slim') is not None:
+    raise ValueError(
+      f'checkpoint {step} of {checkpoints.directory} holds only what the test '
+      'needs, nothing to train with; train in the workdir that it was made '
+      'from, or in a new one'
+    )
   abstract = jax.tree.map(_shape, state)
   # Looked at first: a restore that fails half-way leaves its readers behind.
   other = _difference(checkpoints.item_metadata(step), abstract)
@@ -97,6 +112,69 @@ def restore(
       f'{other}; give another --workdir, or the code and data of that run'
     )
   return checkpoints.restore(step, args=ocp.args.StandardRestore(abstract))
+
+
+def restore_part(
+  checkpoints: ocp.CheckpointManager,
+  step: int,
+  wanted: set[tuple[str, ...]],
+  place: jax.sharding.Sharding,
+) -> dict[str, Any]:
+  """Some arrays of a checkpoint; the others are not even read.
+
+  Args:
+    checkpoints: the manager.
+    step: of the checkpoint.
+    wanted: paths such as ('params', 'backbone', 'head', 'neck', 'scale').
+    place: where the arrays go.
+
+  Returns:
+    A tree of dictionaries, like a `TrainState` that lacks the rest.
+
+  Raises:
+    ValueError: if one of them is not there, naming it.
+  """
+  there = saved_arrays(checkpoints, step)
+  absent = sorted('.'.join(path) for path in wanted - there.keys())
+  if absent:
+    raise ValueError(
+      f'checkpoint {step} of {checkpoints.directory} holds another model: '
+      f'there is no {absent[0]}; give another --workdir, or the code of that '
+      'run'
+    )
+  template = ocp.tree.from_flat_dict(
+    {
+      path: jax.ShapeDtypeStruct(
+        there[path].shape, there[path].dtype, sharding=place
+      )
+      for path in wanted
+    }
+  )
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    return reader.restore(
+      checkpoints.directory / str(step) / 'default',
+      args=ocp.args.PyTreeRestore(
+        template,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(template),
+        partial_restore=True,
+      ),
+    )
+
+
+def saved_arrays(
+  checkpoints: ocp.CheckpointManager, step: int
+) -> dict[tuple[str, ...], Any]:
+  """Path -> shape and dtype of every array of a checkpoint."""
+  saved = checkpoints.item_metadata(step).tree
+  # Lists with gaps, as optax has them, cannot be written without their gaps.
+  serial = ocp.tree.serialize_tree(saved, keep_empty_nodes=True)
+  flat = ocp.tree.to_flat_dict(serial)
+  return {path: x for path, x in flat.items() if hasattr(x, 'shape')}
+
+
+def about(checkpoints: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+  """What `save` noted beside the arrays: 'trained_on', and 'slim' if it is."""
+  return dict(checkpoints.metadata(step).custom_metadata or {})
 
 
 def check_trained_on(
@@ -109,8 +187,7 @@ def check_trained_on(
   Raises:
     ValueError: naming both.
   """
-  about = checkpoints.metadata(step).custom_metadata or {}
-  before = about.get('trained_on')
+  before = about(checkpoints, step).get('trained_on')
   if before and before != dict(dataset):
     raise ValueError(
       f'checkpoint {step} of {checkpoints.directory} was trained on '
@@ -159,3 +236,9 @@ def reported_step(
   if keep_best:
     return checkpoints.best_step()
   return checkpoints.latest_step()
+
+
+if __name__ == '__main__':
+  from jaxreid import slim
+
+  slim.main()

@@ -210,6 +210,12 @@ class ProgressLine:
     self._previous = (step, now)
     self._show('  '.join(parts))
 
+  def say(self, sentence: str) -> None:
+    """Shows a sentence on a line of its own, that stays."""
+    self._show(sentence)
+    if self._is_terminal():
+      self._print('\n')
+
   def close(self) -> None:
     """Ends the line on a terminal."""
     if self._first is not None and self._is_terminal():

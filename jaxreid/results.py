@@ -2,7 +2,8 @@
 
 Synopsis:
 
-  report = evaluate_test(config, setup, test, protocols, state)
+  embedded = embed_test(config, setup, test, state)
+  report = evaluate_test(config, setup, test, protocols, state, embedded)
   write(workdir, report)    # results.json and results.md
   print(report['table'])
 """
@@ -12,30 +13,28 @@ import itertools
 import json
 import pathlib
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
-from jaxtyping import Array
 
 import jaxreid
-from jaxreid import sharding
-from jaxreid.data.source import INFRARED, VISIBLE, Records, Table
-from jaxreid.evaluation import discrepancy, embedding, evaluate, protocols
+from jaxreid import branches
+from jaxreid.data.source import Records, Table
+from jaxreid.evaluation import discrepancy, evaluate, protocols
 from jaxreid.evaluation.embedding import Embedded
 from jaxreid.evaluation.protocols import Protocol
 from jaxreid.evaluation.table import Result, format_table
 from jaxreid.experiment import Setup, held_out
+from jaxreid.method import Method, Variables
 from jaxreid.models.streams import count_parameters
+from jaxreid.needed import needed_to_embed
 from jaxreid.train_state import TrainState
 from jaxreid.workdir import replace_text
 
 RESULTS = 'results.json'
-MODALITIES = ('visible', 'infrared')
-# Pixels of which modality a branch embeds.
-PIXELS = {'visible': VISIBLE, 'infrared': INFRARED, 'gray': VISIBLE}
 
 
 def searches(config: ml_collections.ConfigDict, test: Table) -> list[Protocol]:
@@ -89,14 +88,35 @@ def check_rerank(config: ml_collections.ConfigDict, setup: Setup):
     )
 
 
+def embed_test(
+  config: ml_collections.ConfigDict,
+  setup: Setup,
+  test: Table,
+  state: TrainState,
+  wanted: Sequence[str] = branches.BRANCHES,
+) -> dict[str, Embedded]:
+  """Embeds every test image once per branch."""
+  rows = np.arange(len(test.images))
+  return branches.embed(config, setup, test, rows, wanted, state)
+
+
 def evaluate_test(
   config: ml_collections.ConfigDict,
   setup: Setup,
   test: Table,
   wanted: Sequence[Protocol],
   state: TrainState,
+  embedded: Mapping[str, Embedded],
 ) -> dict[str, Any]:
-  """Embeds every test image once per branch and runs the searches.
+  """Runs the searches on the embedded test images.
+
+  Args:
+    config: of the run.
+    setup: of the run.
+    test: the test table.
+    wanted: the searches; those that need what is not embedded are left out.
+    state: trained.
+    embedded: as `embed_test` gives them.
 
   Returns:
     A dictionary fit for JSON: 'results' (search -> metrics), 'domain_shift'
@@ -105,13 +125,19 @@ def evaluate_test(
     'git_commit', 'dataset_fingerprint',
     'jaxreid' (version) and 'table' (Markdown).
   """
-  rows = np.arange(len(test.images))
-  embedded = _embed(config, setup, test, rows, tuple(PIXELS), state)
-  found = _evaluate(config, embedded, wanted, config.evaluation.rerank)
+  possible = [
+    search
+    for search in wanted
+    if {search.query_modality, search.gallery_modality} <= embedded.keys()
+  ]
+  found = _evaluate(config, embedded, possible, config.evaluation.rerank)
+  size = tuple(config.dataset.image_size)
   return {
     'results': {name: result._asdict() for name, result in found.items()},
     'domain_shift': _domain_shift(embedded),
-    'parameters_at_test': parameters_at_test(state),
+    'parameters_at_test': parameters_at_test(
+      setup.method, state.variables, size
+    ),
     'facts': _facts(config, setup, state),
     'test_feature': config.method.test_feature,
     'config': config.to_dict(),
@@ -136,8 +162,13 @@ def evaluate_validation(
   rows = np.flatnonzero(np.isin(table.records.identity, people))
   records = Records(*(labels[rows] for labels in table.records))
   search = protocols.validation_protocol(records, config.dataset.layout)
-  embedded = _embed(
-    config, setup, table._replace(records=records), rows, MODALITIES, state
+  embedded = branches.embed(
+    config,
+    setup,
+    table._replace(records=records),
+    rows,
+    branches.MODALITIES,
+    state,
   )
   # By test_distance='both' there are two rows, and the first is of the sum.
   result, *_ = _evaluate(config, embedded, [search], rerank=False).values()
@@ -189,21 +220,24 @@ def git_commit() -> str | None:
   return f'{commit}+changes' if changes else commit
 
 
-def parameters_at_test(state: TrainState) -> int:
+def parameters_at_test(
+  method: Method, variables: Variables, image_size: tuple[int, int]
+) -> int:
   """Parameters that embed visible and infrared images.
 
-  All of the network's but the classifier and the private stages of the
-  'intermediate' stream, which training alone uses.
+  Found by tracing: all but those that training alone uses, such as the
+  classifier, LUPI's Z stream and TS-GAN's generators.
   """
-  leaves = jax.tree_util.tree_leaves_with_path(state.params)
+  used = needed_to_embed(method, variables, image_size, branches.MODALITIES)
   return count_parameters(
     [
       leaf
-      for path, leaf in leaves
-      if not any(
-        name in jax.tree_util.keystr(path)
-        for name in ('intermediate_', 'classifier')
+      for leaf, is_used in zip(
+        jax.tree.leaves(variables['params']),
+        jax.tree.leaves(used['params']),
+        strict=True,
       )
+      if is_used
     ]
   )
 
@@ -222,51 +256,6 @@ def _evaluate(
     rerank,
     ', flip-averaged' if config.evaluation.flip else '',
   )
-
-
-def _embed(
-  config: ml_collections.ConfigDict,
-  setup: Setup,
-  table: Table,
-  rows: np.ndarray,
-  branches: Sequence[str],
-  state: TrainState,
-) -> dict[str, Embedded]:
-  """Embeds rows[i], whose labels are table.records[i], by each branch."""
-  embedded = {}
-  devices = setup.mesh.size
-  for branch in branches:
-    mine = np.flatnonzero(table.records.modality == PIXELS[branch])
-    embed = jax.tree_util.Partial(
-      _embed_branch(setup.method.embed, branch, config.evaluation.flip),
-      state.variables,
-    )
-    features = embedding.embed_all(
-      embed,
-      table.images,
-      # The next multiple that the devices can share; the last batch is padded
-      # anyway.
-      config.evaluation.batch_size + -config.evaluation.batch_size % devices,
-      sharding.batch_sharding(setup.mesh),
-      rows[mine],
-      f'embed {branch}',
-    )
-    embedded[branch] = Embedded(mine, features)
-  return embedded
-
-
-@functools.cache
-def _embed_branch(embed: Callable, branch: str, flip: bool) -> Callable:
-  """One function per method and branch, so that it compiles once per run."""
-
-  def plain(variables: Any, images: Array) -> Array:
-    return embed(variables, images, branch)
-
-  def flipped(variables: Any, images: Array) -> Array:
-    both = embedding.flip_averaged(functools.partial(plain, variables))
-    return both(images)
-
-  return flipped if flip else plain
 
 
 def _domain_shift(embedded: Mapping[str, Embedded]) -> dict[str, float]:

@@ -7,9 +7,8 @@ Synopsis:
   evaluate(run)
 
 WORKDIR holds config.json, metrics.jsonl, tensorboard/, checkpoints/ and, at
-the end, results.json, results.md and, of a method that makes images,
-pictures/. The same command after a kill goes on
-from the last checkpoint and ends with the same bits.
+the end, results.json, results.md and pictures/. The same command after a kill
+goes on from the last checkpoint and ends with the same bits.
 """
 
 import os
@@ -18,28 +17,31 @@ import signal
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from clu import parameter_overview, profiler
 from jaxtyping import Array
 
-from jaxreid import checkpoint, experiment, pictures, results
+from jaxreid import (
+  checkpoint,
+  experiment,
+  health,
+  pictures,
+  ranked_lists,
+  results,
+  slim,
+)
+from jaxreid.branches import BRANCHES
 from jaxreid.data.source import Table
+from jaxreid.evaluation.embedding import Embedded
 from jaxreid.evaluation.protocols import Protocol
+from jaxreid.evaluation.retrieval import find_lists
 from jaxreid.experiment import Setup
+from jaxreid.health import NonFiniteLossError as NonFiniteLossError
+from jaxreid.health import RunError as RunError
 from jaxreid.metric_writer import MetricWriter, ProgressLine
 from jaxreid.train_state import TrainState
 from jaxreid.workdir import claim, open_workdir
-
-
-class RunError(RuntimeError):
-  """A run cannot go on; the message says why and what to do."""
-
-
-class NonFiniteLossError(RunError):
-  """The loss became infinite or not a number; the message says where."""
 
 
 class Run(NamedTuple):
@@ -138,10 +140,12 @@ def evaluate(run: Run) -> dict[str, Any]:
       raise RunError(
         f'{run.workdir} has no checkpoint to evaluate; train there first'
       )
-    state = _restore(run, checkpoints, step)
+    run, state, branches = _restore_for_test(run, checkpoints, step)
+  setup, config = run.setup, run.config
   try:
+    embedded = results.embed_test(config, setup, run.test, state, branches)
     report = results.evaluate_test(
-      run.config, run.setup, run.test, run.protocols, state
+      config, setup, run.test, run.protocols, state, embedded
     )
   except ValueError as error:  # such as embeddings that are not finite
     raise RunError(str(error)) from error
@@ -157,9 +161,14 @@ def evaluate(run: Run) -> dict[str, Any]:
     f' {of} Feature: {report["test_feature"]}, '
     f'distance: {run.config.evaluation.test_distance}.'
   )
-  drawn = pictures.draw(
-    run.setup, state.variables, run.config.evaluation.batch_size
-  )
+  missing = sorted(set(BRANCHES) - set(branches))
+  if missing:
+    report['table'] += (
+      f' Left out are searches of {", ".join(missing)} images, which this slim '
+      'checkpoint cannot embed.'
+    )
+  drawn = pictures.draw(setup, state.variables, config.evaluation.batch_size)
+  drawn['ranked_lists'] = _draw_lists(run, embedded)
   pictures.write(run.workdir, int(state.step), drawn)
   results.write(run.workdir, report)
   return report
@@ -176,6 +185,31 @@ def _restore(run: Run, checkpoints: Any, step: int | None) -> TrainState:
     raise RunError(str(error)) from error
 
 
+def _restore_for_test(
+  run: Run, checkpoints: Any, step: int | None
+) -> tuple[Run, TrainState, tuple[str, ...]]:
+  """The run, its state and what can be embedded: a slim one does with less."""
+  try:
+    opened = None
+    if step is not None:
+      size = tuple(run.config.dataset.image_size)
+      opened = slim.open_slim(run.setup, size, checkpoints, step)
+    if opened is None:
+      return run, _restore(run, checkpoints, step), BRANCHES
+    checkpoint.check_trained_on(checkpoints, step, _trained_on(run))
+  except ValueError as error:
+    raise RunError(str(error)) from error
+  return run._replace(setup=opened.setup), opened.state, opened.branches
+
+
+def _draw_lists(run: Run, embedded: Mapping[str, Embedded]) -> np.ndarray:
+  """Figure 4 of the TS-GAN paper, of the first search in the table."""
+  search = run.protocols[0]
+  distance = run.config.evaluation.test_distance
+  lists = find_lists(embedded, search, distance, seed=run.config.seed)
+  return ranked_lists.draw(lists, run.test.images, search.name)
+
+
 def _trained_on(run: Run) -> dict[str, str]:
   return {name: run.config.dataset[name] for name in ('name', 'config')}
 
@@ -190,6 +224,7 @@ def _loop(
   config, setup = run.config, run.setup
   start, total = int(state.step), setup.total_steps
   progress = ProgressLine(total, setup.images_per_step, start)
+  watch = health.CollapseWatch()
   unread: dict[int, Mapping[str, Array]] = {}
   if start == total == 0:
     checkpoint.save(checkpoints, state, trained_on=_trained_on(run))
@@ -205,12 +240,14 @@ def _loop(
     written = step % config.log_every == 0 or step in (1, total)
     if not (asked or planned or written or step == start + 1):
       continue
-    values = _read(unread, checkpoints)
+    values, said = health.read(unread, checkpoints, watch)
     if written:
       writer.write(step, values)
     progress(step, values)
+    for sentence in said:
+      progress.say(sentence)
     if asked or planned:
-      _check_finite(state, values, checkpoints)
+      health.check_finite(state, values, checkpoints)
       # An interrupted run is to leave the same numbers: no validation more or
       # less than planned.
       metrics = _validate(run, state, step, writer) if planned else {}
@@ -219,50 +256,6 @@ def _loop(
       break
   progress.close()
   return state
-
-
-def _read(
-  unread: dict[int, Mapping[str, Array]], checkpoints: Any
-) -> dict[str, float]:
-  """The last step's metrics, after checking that every step's are finite."""
-  for step, metrics in jax.device_get(unread).items():
-    values = {name: float(value) for name, value in metrics.items()}
-    if not all(np.isfinite(value) for value in values.values()):
-      raise _not_finite(f'step {step} is not finite', values, checkpoints)
-  unread.clear()
-  return values
-
-
-def _check_finite(
-  state: TrainState, values: Mapping[str, float], checkpoints: Any
-):
-  """Refuses to save what a step with a finite loss may have left behind."""
-  if not _all_finite(state.variables):
-    what = f'step {int(state.step)} left parameters that are not finite'
-    raise _not_finite(what, values, checkpoints)
-
-
-@jax.jit
-def _all_finite(tree: Any) -> Array:
-  return jnp.all(
-    jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])
-  )
-
-
-def _not_finite(
-  what: str, values: Mapping[str, float], checkpoints: Any
-) -> NonFiniteLossError:
-  checkpoints.wait_until_finished()
-  good = checkpoints.latest_step()
-  last = (
-    f'checkpoint is {checkpoints.directory / str(good)}'
-    if good is not None
-    else 'state is the start, no checkpoint was saved yet'
-  )
-  return NonFiniteLossError(
-    f'{what}: {_format(values)}; the last good {last}; a lower '
-    'schedule.base_rate or a longer warm-up may help'
-  )
 
 
 def _validate(
@@ -312,7 +305,3 @@ def _write_overview(state: TrainState, workdir: pathlib.Path):
     state.params, include_stats=False
   )
   (workdir / 'parameters.txt').write_text(overview + '\n')
-
-
-def _format(values: Mapping[str, float]) -> str:
-  return ', '.join(f'{name} {value:.4g}' for name, value in values.items())

@@ -74,6 +74,21 @@ def claim(
   replace_text(folder / CONFIG, to_json(config))
 
 
+def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
+  """The config of the run in a folder.
+
+  Raises:
+    ValueError: if it holds no run.
+  """
+  try:
+    return ml_collections.ConfigDict(json.loads((folder / CONFIG).read_text()))
+  except (OSError, ValueError) as error:
+    raise ValueError(
+      f'{folder} holds no run: {CONFIG} cannot be read ({error}); give the '
+      '--workdir of a run of jaxreid.main'
+    ) from error
+
+
 def replace_text(path: pathlib.Path, text: str):
   """Writes a file in one move: a kill leaves the old one or the new one."""
   part = path.with_name(path.name + '.part')

@@ -1,0 +1,160 @@
+"""Is a run still worth its time? Numbers that are not finite, GANs that died.
+
+Synopsis:
+
+  unread[step] = metrics                   # each step, on the devices
+  values, said = read(unread, checkpoints, watch)    # now and then
+  check_finite(state, values, checkpoints)
+
+Metrics stay on the devices until somebody wants them, so that no step waits
+for the host; then every step's are looked at.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxreid.train_state import TrainState
+
+
+class RunError(RuntimeError):
+  """A run cannot go on; the message says why and what to do."""
+
+
+class NonFiniteLossError(RunError):
+  """The loss became infinite or not a number; the message says where."""
+
+
+class CollapseWatch:
+  """Tells when a discriminator has been right, or wrong, for too long.
+
+  A discriminator that sees through every image leaves its generator without a
+  direction to improve in: the loss goes on falling and the images stay bad.
+  One that is always wrong does not learn, or learns the opposite. Looks at
+  every metric `d_..._accuracy`, the share of right decisions of a step.
+
+  One sentence for each streak, when it is `patience` steps long; a single
+  step in between ends a streak.
+  """
+
+  def __init__(self, patience: int = 100, margin: float = 0.005):
+    """Starts without a streak.
+
+    Args:
+      patience: steps in a row.
+      margin: an accuracy within this of 1 (or 0) is all right (or wrong); a
+        whole batch has few images, so one wrong decision is more than this.
+    """
+    self._patience = patience
+    self._margin = margin
+    # metric -> (verdict, first step, steps)
+    self._streaks: dict[str, tuple[str, int, int]] = {}
+
+  def __call__(self, step: int, metrics: Mapping[str, float]) -> list[str]:
+    """Looks at one step; steps have to come in their order.
+
+    Returns:
+      Sentences, mostly none.
+    """
+    said = []
+    for name, accuracy in metrics.items():
+      if not (name.startswith('d_') and name.endswith('_accuracy')):
+        continue
+      verdict = self._judge(float(accuracy))
+      before, first, steps = self._streaks.get(name, ('', step, 0))
+      if verdict != before:
+        first, steps = step, 0
+      self._streaks[name] = (verdict, first, steps + 1)
+      if verdict and steps + 1 == self._patience:
+        said.append(_sentence(name, verdict, first, step))
+    return said
+
+  def _judge(self, accuracy: float) -> str:
+    if accuracy >= 1 - self._margin:
+      return 'right'
+    return 'wrong' if accuracy <= self._margin else ''
+
+
+def _sentence(name: str, verdict: str, first: int, last: int) -> str:
+  who = name.removesuffix('_accuracy')
+  if verdict == 'right':
+    return (
+      f'the discriminator {who} has won every batch from step {first} to '
+      f'{last} ({name} 1): the generator may learn nothing from it any more; '
+      'look at the pictures, and give the discriminator a lower rate or less '
+      'to see'
+    )
+  return (
+    f'the discriminator {who} was wrong about every image from step {first} '
+    f'to {last} ({name} 0): it does not learn; give it a higher rate'
+  )
+
+
+def read(
+  unread: dict[int, Mapping[str, Array]],
+  checkpoints: Any,
+  watch: CollapseWatch,
+) -> tuple[dict[str, float], list[str]]:
+  """Fetches the metrics of all steps since the last call; empties `unread`.
+
+  Args:
+    unread: step -> metrics on the devices, at least one.
+    checkpoints: of the run, for the message.
+    watch: is shown every step.
+
+  Returns:
+    The last step's metrics, and what the watch says.
+
+  Raises:
+    NonFiniteLossError: at the first step that is not finite.
+  """
+  values: dict[str, float] = {}
+  said = []
+  for step, metrics in jax.device_get(unread).items():
+    values = {name: float(value) for name, value in metrics.items()}
+    if not all(np.isfinite(value) for value in values.values()):
+      raise _not_finite(f'step {step} is not finite', values, checkpoints)
+    said += watch(step, values)
+  unread.clear()
+  return values, said
+
+
+def check_finite(
+  state: TrainState, values: Mapping[str, float], checkpoints: Any
+):
+  """Refuses to save what a step with a finite loss may have left behind.
+
+  Raises:
+    NonFiniteLossError: if a parameter or statistic is not finite.
+  """
+  if not _all_finite(state.variables):
+    what = f'step {int(state.step)} left parameters that are not finite'
+    raise _not_finite(what, values, checkpoints)
+
+
+@jax.jit
+def _all_finite(tree: Any) -> Array:
+  return jnp.all(
+    jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])
+  )
+
+
+def _not_finite(
+  what: str, values: Mapping[str, float], checkpoints: Any
+) -> NonFiniteLossError:
+  checkpoints.wait_until_finished()
+  good = checkpoints.latest_step()
+  last = (
+    f'checkpoint is {checkpoints.directory / str(good)}'
+    if good is not None
+    else 'state is the start, no checkpoint was saved yet'
+  )
+  numbers = ', '.join(f'{name} {value:.4g}' for name, value in values.items())
+  return NonFiniteLossError(
+    f'{what}: {numbers}; the last good {last}; a lower '
+    'schedule.base_rate or a longer warm-up may help'
+  )
