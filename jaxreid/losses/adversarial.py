@@ -78,6 +78,7 @@ def discriminator_loss(
   return generator_loss(real_logits, least_squares) + fakes
 
 
+@jax.jit
 def fake_pairs(
   real: Float[Array, 'n ...'],
   fake: Float[Array, 'n ...'],
