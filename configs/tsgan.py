@@ -136,9 +136,9 @@ def _shrink(config: ml_collections.ConfigDict):
   config.dataset.image_size = common.DATASETS['synthetic_reid']['image_size']
   common.shrink(config)
   config.schedule.base_rate = 3e-3
-  config.schedule.epochs = 3.6
+  config.schedule.epochs = 2.8
   config.schedule.warmup_epochs = 0.4
-  config.schedule.decay_epochs = (2.2, 3.0)
+  config.schedule.decay_epochs = (1.8, 2.4)
   config.method.update(
     {
       'generator_width': 8,

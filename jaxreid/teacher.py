@@ -27,7 +27,7 @@ import ml_collections
 from jaxreid import checkpoint, experiment, optim, results
 from jaxreid import train as single
 from jaxreid.methods.baseline import PLAYER
-from jaxreid.methods.tsgan import TEACHER
+from jaxreid.methods.guidance import TEACHER
 from jaxreid.train import Run, RunError
 from jaxreid.train_state import TrainState
 from jaxreid.workdir import CONFIG

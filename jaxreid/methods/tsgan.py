@@ -30,6 +30,7 @@ from jaxreid.augment.view import training_view
 from jaxreid.method import Aux, Batch, Key, Method, Variables
 from jaxreid.methods import baseline
 from jaxreid.methods.baseline import PLAYER, StageFactory
+from jaxreid.methods.guidance import TEACHER, TERMS, guidance
 from jaxreid.methods.translation import MODALITIES, Translator, Trees
 from jaxreid.models.cyclegan import Discriminator, Generator
 from jaxreid.models.head import Head
@@ -43,8 +44,6 @@ from jaxreid.models.streams import (
 
 # Of the backbone, in the order of folding.
 STREAMS = ('visible', 'infrared', 'fake')
-TEACHER_LOSSES = ('real', 'fake', 'cross')
-TEACHER = 'teacher'
 
 
 def tsgan(
@@ -60,7 +59,7 @@ def tsgan(
   same_weight: float = 0.003,
   cross_weight: float = 0.006,
   cycle_weight: float = 10.0,
-  teacher_losses: Sequence[str] = TEACHER_LOSSES,
+  teacher_losses: Sequence[str] = ('real', 'fake', 'cross'),
   map_reduction: str = 'mean',
   discriminator: str = 'joint',
   gan_loss: str = 'bce',
@@ -115,6 +114,8 @@ def tsgan(
     Head(num_classes, pooling, neck_scale_std=0.0),
   )
   teacher = MultiStream(tuple(stages[:-1]), 0, ('infrared',))
+  weights = {'real': same_weight, 'fake': same_weight, 'cross': cross_weight}
+  weights = {name: weights[name] for name in teacher_losses}
   joint = discriminator == 'joint'
   translator = Translator(
     Generator(generator_width, generator_blocks, generator_kernel),
@@ -184,30 +185,6 @@ def tsgan(
     made = {f'fake_{m}': images for m, images in fake.items()}
     return total, Aux({**metrics, 'cycle': cycle}, {}, made)
 
-  def guide(variables: Variables, images: Trees, maps: Trees):
-    """L_TS (Eq. 16) and the terms of Eq. 13 to 15 that are used."""
-    own = {
-      'params': variables['params'][TEACHER],
-      'batch_stats': variables['model_state'][TEACHER],
-    }
-    # (what the teacher sees, what the student sees, weight)
-    pairs = {
-      'real': ('infrared', 'infrared', same_weight),
-      'fake': ('fake', 'fake', same_weight),
-      'cross': ('fake', 'visible', cross_weight),
-    }
-    used = {name: pairs[name] for name in teacher_losses}
-    taught = {
-      stream: teacher.apply(own, {'infrared': images[stream]}, False)[-1]
-      for stream in sorted({seen for seen, _, _ in used.values()})
-    }
-    terms, total = {}, jnp.zeros(())
-    for name, (shown, seen, weight) in used.items():
-      term = losses.feature_map_mse(maps[seen], taught[shown], map_reduction)
-      terms[f'teacher_{name}'] = term.mean()
-      total += weight * terms[f'teacher_{name}']
-    return total, terms
-
   def move_backbone(variables: Variables, batch: Batch, key: Key, given: Trees):
     """L_ReID + L_TS (Eq. 8 and 16)."""
     images = {m: batch[m] for m in MODALITIES}
@@ -223,7 +200,9 @@ def tsgan(
     triplet = losses.batch_hard_triplet(f, f, f, labels, margin).mean()
     total = identity_weight * identity + triplet_weight * triplet
     middle, last = (unfold(x, STREAMS) for x in output.feature_maps[-2:])
-    guidance, terms = guide(variables, images, middle)
+    guiding, terms = guidance(
+      teacher, variables, images, middle, weights, map_reduction
+    )
     metrics = {'identity': identity, 'triplet': triplet, **terms}
     metrics['accuracy'] = (logits.argmax(-1) == labels).mean()
     maps = {'real_map': last['infrared'], 'fake_map': last['fake']}
@@ -234,7 +213,7 @@ def tsgan(
       fooling = losses.generator_loss(of_fakes, translator.least_squares)
       metrics['gan'] = fooling.mean()
       total += gan_weight * metrics['gan']
-    return total + guidance, Aux(
+    return total + guiding, Aux(
       metrics, model_state, maps if joint else {}, output.pooled
     )
 
@@ -323,8 +302,8 @@ def _check(
   ):
     if value not in known:
       raise ValueError(f'method.{name} must be one of {known}, not {value!r}')
-  if set(teacher_losses) - set(TEACHER_LOSSES):
+  if set(teacher_losses) - set(TERMS):
     raise ValueError(
-      f'method.teacher_losses must be some of {TEACHER_LOSSES}, not '
+      f'method.teacher_losses must be some of {tuple(TERMS)}, not '
       f'{tuple(teacher_losses)}'
     )
