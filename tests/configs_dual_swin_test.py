@@ -70,10 +70,10 @@ def test_the_papers_setting(dataset):
   assert float(optim.schedule(plan, 10)(150)) == pytest.approx(0.01)
 
 
-def test_the_default_is_small_and_square():
+def test_the_default_is_small():
   config = dual_swin.get_config()
   assert config.dataset.name == 'synthetic_reid'
-  assert config.dataset.image_size == (72, 72)
+  assert config.dataset.image_size == (72, 36)
   assert config.backbone.name == 'swin_mini'
   assert config.method.padding == 3
 

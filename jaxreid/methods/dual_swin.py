@@ -16,12 +16,12 @@ Synopsis:
   method = dual_swin(480, swin_stages('swin_tiny'))
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxreid.augment import exchange
-from jaxreid.method import Method
+from jaxreid.method import Batch, Key, Method, Variables
 from jaxreid.methods import plugins
-from jaxreid.methods.baseline import StageFactory, baseline
+from jaxreid.methods.baseline import PLAYER, StageFactory, baseline
 
 
 def dual_swin(
@@ -78,6 +78,7 @@ def dual_swin(
     erasing=erasing,
     test_feature=test_feature,
   )
+  method = method._replace(init=_equal_streams(method.init))
   if multi_mask_weight:
     method = plugins.with_multi_mask(
       method,
@@ -95,3 +96,18 @@ def dual_swin(
       aspect=exchange_aspect,
     )
   return method
+
+
+def _equal_streams(init: Callable[[Key, Batch], Variables]) -> Callable:
+  """Both streams start from the same weights, as from those of ImageNet."""
+
+  def equal(key: Key, batch: Batch) -> Variables:
+    variables = init(key, batch)
+    backbone = variables['params'][PLAYER]['backbone']
+    same = {
+      name: backbone[name.replace('infrared_', 'visible_')] for name in backbone
+    }
+    player = {**variables['params'][PLAYER], 'backbone': same}
+    return {**variables, 'params': {PLAYER: player}}
+
+  return equal

@@ -35,12 +35,14 @@ class WindowAttention(nn.Module):
       right; 0, or half a window in every second block.
     dtype: of the computation and the output; parameters are float32. The
       softmax is in float32 or better.
+    kernel_init: what both linear maps start from.
   """
 
   heads: int
   window: int
   shift: int = 0
   dtype: DTypeLike | None = jnp.float32
+  kernel_init: nn.initializers.Initializer = NORMAL
 
   @nn.compact
   def __call__(self, x: Float[Array, 'n h w c']) -> Float[Array, 'n h w c']:
@@ -67,7 +69,9 @@ class WindowAttention(nn.Module):
     return self._dense(c, 'proj')(y)
 
   def _dense(self, features: int, name: str) -> nn.Dense:
-    return nn.Dense(features, kernel_init=NORMAL, dtype=self.dtype, name=name)
+    return nn.Dense(
+      features, kernel_init=self.kernel_init, dtype=self.dtype, name=name
+    )
 
   def _position_bias(self) -> Float[Array, 'heads q k']:
     shape = ((2 * self.window - 1) ** 2, self.heads)

@@ -207,18 +207,21 @@ def test_a_modality_passes_its_own_path(variables):
   def embed_both(variables):
     return [method.embed(variables, images, modality) for modality in TWO]
 
+  # Both paths start from the same weights.
   visible, infrared = embed_both(variables)
   assert visible.shape == (4, 1, 16)
   lengths = np.linalg.norm(visible, axis=-1)
   assert_allclose(lengths, np.ones((4, 1)), rtol=1e-5)
-  assert (visible != infrared).any()
-  params = jax.tree.map(lambda x: x, variables['params'])
-  backbone = params['backbone']['backbone']
+  assert_allclose(visible, infrared, rtol=1e-4, atol=1e-6)
   for i in range(3):
-    backbone[f'visible_stage{i}'] = backbone[f'infrared_stage{i}']
-  moved = embed_both({**variables, 'params': params})
-  assert_array_equal(moved[1], infrared)
-  assert_allclose(moved[0], infrared, rtol=1e-4, atol=1e-6)
+    params = jax.tree.map(lambda x: x, variables['params'])
+    backbone = params['backbone']['backbone']
+    backbone[f'visible_stage{i}'] = jax.tree.map(
+      lambda x: -2 * x, backbone[f'visible_stage{i}']
+    )
+    moved = embed_both({**variables, 'params': params})
+    assert_array_equal(moved[1], infrared)
+    assert np.abs(moved[0] - visible).max() > 1e-3
 
 
 def test_branches_are_skipped_with_the_key_of_the_step():
@@ -283,3 +286,13 @@ def test_the_docstring_of_the_config_lists_all_ablations():
   listed = re.findall(r'^  ([\w()]+) +\S', section, re.MULTILINE)
   expected = sorted(name or '(none)' for name in config_file.ABLATIONS)
   assert sorted(listed) == expected
+
+
+def test_both_streams_start_from_the_same_weights():
+  """As both do from a file of ImageNet weights."""
+  params = _init(_method(split=2))['params']['backbone']['backbone']
+  for i in range(2):
+    first, second = (params[f'{stream}_stage{i}'] for stream in TWO)
+    jax.tree.map(assert_array_equal, first, second)
+    kernels = [x for x in jax.tree.leaves(first) if x.ndim > 1]
+    assert all(x.std() > 0 for x in kernels)
