@@ -97,7 +97,6 @@ def build(config: ml_collections.ConfigDict) -> Setup:
   optimizers = make_optimizers(config, method, sampler.steps_per_epoch)
   feed = open_feed(train.images, sampler, mesh, config.dataset.residency)
   create = _creator(config, method, optimizers)
-  key = jax.random.key(config.seed)
   return Setup(
     method=method,
     mesh=mesh,
@@ -105,7 +104,7 @@ def build(config: ml_collections.ConfigDict) -> Setup:
     sampler=sampler,
     feed=feed,
     total_steps=optim.total_steps(_plan(config), sampler.steps_per_epoch),
-    key=jax.device_put(key, sharding.replicated(mesh)),
+    key=_key(config.seed, mesh),
     images_per_step=_count_images(config, method, sampler.batch_size),
     init=functools.partial(_init, create, weights, mesh),
     shapes=functools.partial(_shapes, create, mesh),
@@ -368,6 +367,12 @@ def _init(
   if weights is None:
     return state
   return jax.device_put(initial_weights.fill(state, weights), place)
+
+
+def _key(seed: int, mesh: Mesh) -> Key:
+  # Keys cannot be put on the devices of other processes, only made there.
+  make = functools.partial(jax.random.key, seed)
+  return jax.jit(make, out_shardings=sharding.replicated(mesh))()
 
 
 def _shapes(create: Callable[[], TrainState], mesh: Mesh) -> TrainState:

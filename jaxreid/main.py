@@ -26,6 +26,18 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the run: checkpoints, metrics, results.'
 )
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  None,
+  'Host and port of process 0, for a run on many processes. TPU pods, SLURM '
+  'and Open MPI need none of these three.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'Processes of the run.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Number of this process, from 0.'
+)
 _MODE = flags.DEFINE_enum(
   'mode',
   'train',
@@ -43,6 +55,19 @@ def main(argv: Sequence[str]):
   config = _CONFIG.value
   _prepare_jax(config.deterministic)
   # Imported late, so that a mistyped flag is answered at once.
+  from jaxreid import processes
+
+  try:
+    processes.initialize(
+      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
+  except ValueError as error:
+    command_line.fail(error)
+  with processes.together():
+    _run(config)
+
+
+def _run(config: ml_collections.ConfigDict):
   from jaxreid import teacher, train
 
   if config.dataset.trials:
@@ -80,10 +105,12 @@ def _run_trials(config: ml_collections.ConfigDict):
 
 
 def _show(report: dict[str, Any], workdir: str | os.PathLike):
-  print(report['table'])
+  from jaxreid import processes
+
+  processes.say(report['table'])
   for fact in report.get('facts', ()):
-    print(fact)
-  print(f'written to {workdir}/results.md and results.json')
+    processes.say(fact)
+  processes.say(f'written to {workdir}/results.md and results.json')
 
 
 def _prepare_jax(deterministic: bool):

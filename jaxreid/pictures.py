@@ -57,7 +57,7 @@ def write(
   drawn: Mapping[str, UInt8[np.ndarray, 'h w 3']],
 ):
   """Writes WORKDIR/pictures/*.png, and the same to TensorBoard, if any."""
-  if not drawn:
+  if not drawn or jax.process_index():
     return
   folder = workdir / FOLDER
   folder.mkdir(exist_ok=True)
@@ -85,6 +85,8 @@ def _examples(setup: Setup, variables: Any) -> dict[str, np.ndarray]:
     for modality in (VISIBLE, INFRARED)
   }
   images = {m: np.asarray(setup.train.images[r]) for m, r in rows.items()}
+  # Each process draws by itself.
+  variables = sharding.local_copy(variables)
   sets = {}
   for name, code in (('visible', VISIBLE), ('infrared', INFRARED)):
     sets[name] = images[code]

@@ -192,6 +192,8 @@ The splits and their own results are in the folders beside this file.
 
 
 def _write(workdir: pathlib.Path, report: Mapping[str, Any], text: str):
+  if jax.process_index():
+    return
   data = {name: value for name, value in report.items() if name != 'table'}
   replace_text(workdir / 'results.md', text)
   # Last: where it is, the run is done.

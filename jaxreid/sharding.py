@@ -12,9 +12,18 @@ mining and batch normalisation see all of it on any number of devices.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import (
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+  Sharding,
+)
+from jaxtyping import Array, Int, Shaped
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -52,3 +61,42 @@ def check_divisible(batch_size: int, mesh: Mesh) -> None:
       f'{mesh.size} devices: choose identities x images per identity as a '
       f'multiple of {mesh.size}, or use fewer devices.'
     )
+
+
+def local_rows(place: Sharding, count: int) -> Int[np.ndarray, 'rows']:
+  """Which of `count` rows this process's devices hold, ascending.
+
+  All of them in a run of one process.
+  """
+  every = np.arange(count)
+  held = place.addressable_devices_indices_map((count,)).values()
+  return np.unique(np.concatenate([every[index] for index in held]))
+
+
+def from_local(
+  place: Sharding,
+  rows: Int[np.ndarray, 'rows'],
+  values: Shaped[np.ndarray, 'rows *rest'],
+  count: int,
+) -> Array:
+  """An array of `count` rows, of which each process gives its own.
+
+  Args:
+    place: how the rows are spread.
+    rows: `local_rows(place, count)`.
+    values: the contents of these rows.
+    count: rows of all processes together.
+  """
+
+  def part(index: tuple[slice, ...]) -> np.ndarray:
+    wanted = np.arange(count)[index[0]]
+    return values[np.searchsorted(rows, wanted)]
+
+  return jax.make_array_from_callback((count, *values.shape[1:]), place, part)
+
+
+def local_copy(tree: Any) -> Any:
+  """Replicated arrays as this process alone can compute with them."""
+  if jax.process_count() == 1:
+    return tree
+  return jax.tree.map(lambda x: x.addressable_data(0), tree)

@@ -17,6 +17,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import ml_collections
 import numpy as np
 from clu import parameter_overview, profiler
@@ -27,6 +28,7 @@ from jaxreid import (
   experiment,
   health,
   pictures,
+  processes,
   ranked_lists,
   results,
   slim,
@@ -90,7 +92,8 @@ def open_run(
 def train(run: Run) -> TrainState:
   """Trains to the end of the schedule, from the last checkpoint if any.
 
-  On SIGTERM the state is saved and the process exits with status 0.
+  On SIGTERM the state is saved and the process exits with status 0; of many
+  processes all do, at the next step that is logged.
 
   Raises:
     NonFiniteLossError: naming the step, the metrics and the last checkpoint.
@@ -100,21 +103,21 @@ def train(run: Run) -> TrainState:
     state = _restore(run, checkpoints, checkpoints.latest_step())
     start = int(state.step)
     if start:
-      print(f'going on from the checkpoint of step {start}', flush=True)
-    else:
+      processes.say(f'going on from the checkpoint of step {start}')
+    elif processes.is_first():
       _write_overview(state, run.workdir)
     with (
-      MetricWriter(run.workdir, restored_step=start) as writer,
+      MetricWriter(run.workdir, start, jax.process_index()) as writer,
       _Terminated() as terminated,
+      processes.together(),
     ):
       state = _loop(run, state, checkpoints, writer, terminated)
       # A second signal must not cut off the save.
       checkpoints.wait_until_finished()
-    if terminated:
-      print(
+    if terminated.agreed(due=True):
+      processes.say(
         f'saved step {int(state.step)} on SIGTERM; the same command goes on '
-        'from there',
-        flush=True,
+        'from there'
       )
       raise SystemExit(0)
   return state
@@ -234,7 +237,8 @@ def _loop(
     state, unread[step] = setup.step(
       state, setup.feed.pixels, inputs, setup.key
     )
-    asked = bool(terminated)  # read once: the signal may come at any moment
+    # Read once: the signal may come at any moment.
+    asked = terminated.agreed(step % config.log_every == 0)
     _profile(run, step - start, last=asked or step == total)
     planned = step == total or step % config.checkpoint_every == 0
     written = step % config.log_every == 0 or step in (1, total)
@@ -243,9 +247,10 @@ def _loop(
     values, said = health.read(unread, checkpoints, watch)
     if written:
       writer.write(step, values)
-    progress(step, values)
-    for sentence in said:
-      progress.say(sentence)
+    if processes.is_first():
+      progress(step, values)
+      for sentence in said:
+        progress.say(sentence)
     if asked or planned:
       health.check_finite(state, values, checkpoints)
       # An interrupted run is to leave the same numbers: no validation more or
@@ -270,7 +275,7 @@ def _validate(
 
 
 class _Terminated:
-  """True once the process was asked to end by SIGTERM."""
+  """Whether this process, or one of its fellows, was asked to end."""
 
   def __init__(self):
     self._asked = False
@@ -283,8 +288,8 @@ class _Terminated:
   def __exit__(self, *error):
     signal.signal(signal.SIGTERM, self._before)
 
-  def __bool__(self) -> bool:
-    return self._asked
+  def agreed(self, due: bool) -> bool:
+    return processes.agreed(self._asked, due)
 
   def _handle(self, signum, frame):
     del signum, frame
@@ -293,6 +298,8 @@ class _Terminated:
 
 def _profile(run: Run, steps_done: int, last: bool):
   """Profiles `profile_steps` steps into WORKDIR/tensorboard, after ten."""
+  if not processes.is_first():
+    return
   end = 10 + run.config.profile_steps
   if 10 == steps_done < end and not last:
     profiler.start(str(run.workdir / 'tensorboard'))

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from jaxreid import checkpoint, results, teacher
+from jaxreid import checkpoint, processes, results, teacher
 from jaxreid import train as single
 from jaxreid.evaluation.table import Result, format_table, mean_of_splits
 from jaxreid.workdir import claim, open_workdir, to_json
@@ -55,7 +55,7 @@ def run_trials(
   claim(folder, config, ' '.join(fingerprints))
   found = {}
   for name, part in parts.items():
-    print(f'{name} of {len(parts)}', flush=True)
+    processes.say(f'{name} of {len(parts)}')
     before = _finished(folder / name, part, steps[name]) if train else None
     found[name] = before or _run(part, folder / name, train)
     jax.clear_caches()  # each split has jitted functions of its own
@@ -102,7 +102,7 @@ def _run(
   if train:
     teacher.train(run)
   report = single.evaluate(run)
-  print(report['table'], flush=True)
+  processes.say(report['table'])
   return report['results']
 
 

@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import ml_collections
 
 CONFIG = 'config.json'
@@ -70,8 +71,9 @@ def claim(
         f'(fingerprint {before}, now {fingerprint}); give another --workdir, '
         'or the dataset.data_dir that it was trained on'
       )
-  replace_text(data, json.dumps({'fingerprint': fingerprint}) + '\n')
-  replace_text(folder / CONFIG, to_json(config))
+  if jax.process_index() == 0:
+    replace_text(data, json.dumps({'fingerprint': fingerprint}) + '\n')
+    replace_text(folder / CONFIG, to_json(config))
 
 
 def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:

@@ -29,8 +29,6 @@ ROOMS = {
   'jaxreid.collectives': ((), ()),
   'jaxreid.floor': (('jaxreid.chips', 'jaxreid.collectives'), ()),
   'jaxreid.topology': (('jaxreid.chips',), ()),
-  'jaxreid.floor': (('jaxreid.chips', 'jaxreid.collectives'), ()),
-  'jaxreid.topology': (('jaxreid.chips',), ()),
   # The run.
   'jaxreid.train': (
     (
@@ -42,6 +40,7 @@ ROOMS = {
       'jaxreid.health',
       'jaxreid.metric_writer',
       'jaxreid.pictures',
+      'jaxreid.processes',
       'jaxreid.ranked_lists',
       'jaxreid.results',
       'jaxreid.slim',
@@ -54,6 +53,7 @@ ROOMS = {
     (
       'jaxreid.checkpoint',
       'jaxreid.evaluation',
+      'jaxreid.processes',
       'jaxreid.results',
       'jaxreid.teacher',
       'jaxreid.train',
@@ -178,6 +178,7 @@ ROOMS = {
   'jaxreid.optim': ((), ('optax',)),
   'jaxreid.distance': ((), ()),
   'jaxreid.sharding': ((), ()),
+  'jaxreid.processes': ((), ()),
   'jaxreid.data': (
     ('jaxreid.data.source', 'jaxreid.sharding'),
     ('PIL', 'grain', 'tensorflow_datasets', 'tqdm'),
@@ -187,7 +188,7 @@ ROOMS = {
     ('PIL', 'tensorflow_datasets', 'tqdm'),
   ),
   'jaxreid.evaluation': (
-    ('jaxreid.data.source', 'jaxreid.distance'),
+    ('jaxreid.data.source', 'jaxreid.distance', 'jaxreid.sharding'),
     ('tqdm',),
   ),
   'jaxreid': ((), ()),

@@ -109,9 +109,9 @@ def _iterate(
 ) -> Callable[[int], Iterator[dict[str, Array]]]:
   """Steps from a given one on, fetched ahead by two threads."""
   place = sharding.batch_sharding(mesh)
+  mine = sharding.local_rows(place, sampler.batch_size)
 
   def local(step: int) -> dict[str, np.ndarray]:
-    mine = _process_slice(sampler.batch_size)
     return fetch({name: rows[mine] for name, rows in sampler[step].items()})
 
   def inputs(start_step: int) -> Iterator[dict[str, Array]]:
@@ -121,16 +121,11 @@ def _iterate(
     )
     for arrays in prefetched:
       yield {
-        name: jax.make_array_from_process_local_data(place, array)
+        name: sharding.from_local(place, mine, array, sampler.batch_size)
         for name, array in arrays.items()
       }
 
   return inputs
-
-
-def _process_slice(batch_size: int) -> slice:
-  each = batch_size // jax.process_count()
-  return slice(jax.process_index() * each, (jax.process_index() + 1) * each)
 
 
 def _fits(table_bytes: int) -> bool:

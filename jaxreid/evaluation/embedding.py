@@ -14,7 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
+from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int, UInt8
+
+from jaxreid.sharding import from_local, local_rows
 
 
 class Embedded(NamedTuple):
@@ -66,22 +69,41 @@ def embed_all(
     )
   if not isinstance(embed, jax.tree_util.Partial):
     embed = jax.tree_util.Partial(embed)
+  shown = progress and jax.process_index() == 0
   label = progress if isinstance(progress, str) else 'embed'
   features, pending = [], None
   with tqdm.tqdm(
-    total=len(rows), desc=label, unit='image', disable=not progress
+    total=len(rows), desc=label, unit='image', disable=not shown
   ) as bar:
     for start in range(0, len(rows), batch_size):
       chosen = rows[start : start + batch_size]
-      padded = np.resize(chosen, batch_size)
-      batch = jax.device_put(np.asarray(images[padded]), sharding)
+      batch = _put(images, np.resize(chosen, batch_size), sharding)
       # The device works on this batch while the host fetches the one before.
       pending, ready = embed_batch(embed, batch), pending
       if ready is not None:
-        features.append(np.asarray(ready))
+        features.append(_fetch(ready))
       bar.update(len(chosen))
-    features.append(np.asarray(pending))
+    features.append(_fetch(pending))
   return np.concatenate(features)[: len(rows)]
+
+
+def _put(
+  images: UInt8[np.ndarray, 'n h w 3'],
+  rows: Int[np.ndarray, 'b'],
+  place: jax.sharding.Sharding | None,
+) -> Array:
+  """A batch on the devices; each process reads the rows of its own."""
+  if place is None:
+    return jnp.asarray(images[rows])
+  mine = local_rows(place, len(rows))
+  return from_local(place, mine, np.asarray(images[rows[mine]]), len(rows))
+
+
+def _fetch(features: Array) -> np.ndarray:
+  """All rows, also those of other processes."""
+  if features.is_fully_addressable:
+    return np.asarray(features)
+  return multihost_utils.process_allgather(features, tiled=True)
 
 
 @jax.jit

@@ -1,0 +1,180 @@
+"""Several real processes compute what one does, and notice when one dies."""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from jaxreid import processes, sharding
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+CHILD = ROOT / 'tests' / 'process_child.py'
+
+
+def free_port() -> int:
+  with socket.socket() as server:
+    server.bind(('127.0.0.1', 0))
+    return server.getsockname()[1]
+
+
+def compute(folder, environment, count, devices=1):
+  """What process_child.py saves of `count` processes."""
+  out = folder / f'{count}_{devices}.npz'
+  address = f'127.0.0.1:{free_port()}'
+  flag = f'--xla_force_host_platform_device_count={devices}'
+  children = [
+    subprocess.Popen(
+      [sys.executable, CHILD, out, address, str(count), str(index)],
+      env={**environment, 'XLA_FLAGS': flag},
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(max(count, 1))
+  ]
+  for child in children:
+    _, err = child.communicate(timeout=900)
+    assert child.returncode == 0, err
+  return dict(np.load(out))
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp('processes')
+
+
+@pytest.fixture(scope='module')
+def alone(folder, child_environment):
+  return compute(folder, child_environment, 0)
+
+
+@pytest.mark.parametrize(
+  ('count', 'devices'),
+  [
+    (2, 1),
+    pytest.param(0, 8, marks=pytest.mark.slow),
+    pytest.param(2, 4, marks=pytest.mark.slow),
+    pytest.param(4, 1, marks=pytest.mark.slow),
+  ],
+)
+def test_processes_compute_what_one_does(
+  folder, child_environment, alone, count, devices
+):
+  together = compute(folder, child_environment, count, devices)
+  assert alone['devices'] == 1
+  assert together['devices'] == max(count, 1) * devices
+  differences = {
+    name: np.abs(together[name] - alone[name]).max()
+    for name in ('first_loss', 'losses', 'variables', 'embeddings')
+  }
+  print(f'{count} processes x {devices} devices: {differences}')
+  assert alone['losses'][0] != alone['losses'][-1]
+  assert np.ptp(alone['embeddings'], axis=0).max() > 1e-3
+  assert differences['first_loss'] <= 1e-5 * abs(alone['first_loss'][0])
+  assert differences['losses'] <= 1e-9
+  assert differences['variables'] <= 1e-9
+  assert differences['embeddings'] <= 1e-6  # the host has them in float32
+
+
+@pytest.mark.slow
+def test_a_killed_process_stops_the_others_and_a_restart_goes_on(
+  start, finish, resumable_flags, tmp_path
+):
+  flags = [*resumable_flags, f'--workdir={tmp_path}', '--num_processes=2']
+
+  def launch():
+    address = f'--coordinator=127.0.0.1:{free_port()}'
+    return [start(*flags, address, f'--process_id={i}') for i in range(2)]
+
+  first, second = launch()
+  saved = tmp_path / 'checkpoints' / '6'
+  while not saved.exists():
+    assert first.poll() is None, first.communicate()
+    time.sleep(0.01)
+  second.send_signal(signal.SIGKILL)
+  killed = time.monotonic()
+  stopped = finish(first)
+  assert time.monotonic() - killed < 120
+  finish(second)
+  assert stopped.returncode == 1, stopped.stderr
+  assert 'one of them was probably killed' in stopped.stderr
+
+  children = [finish(child) for child in launch()]
+  for child in children:
+    assert child.returncode == 0, child.stderr
+  assert re.search(r'the checkpoint of step (6|12|18)\n', children[0].stdout)
+  assert children[1].stdout == ''
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert len(lines) == len(set(lines)) == 17  # 13 of training, 4 validations
+  results = (tmp_path / 'results.json').read_text()
+
+  # One process alone restores what two have saved.
+  again = finish(start(*flags[:-1], '--mode=evaluate'))
+  assert again.returncode == 0, again.stderr
+  table = re.search(r'"rank1": ([\d.]+)', results)
+  after = (tmp_path / 'results.json').read_text()
+  assert table[0] == re.search(r'"rank1": ([\d.]+)', after)[0]
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ((None, 2, 0), r'--coordinator is missing'),
+    (('localhost:1', 2, None), r'--process_id is missing'),
+    (('localhost:1', 2, 2), r'--process_id=2 .*--num_processes=2'),
+  ],
+)
+def test_flags_that_do_not_fit(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    processes.initialize(*arguments)
+
+
+@pytest.mark.parametrize(
+  ('environment', 'expected'),
+  [
+    ({}, False),
+    ({'SLURM_JOB_ID': '3', 'SLURM_NTASKS': '4'}, False),  # no srun
+    ({'SLURM_STEP_NUM_TASKS': '1'}, False),
+    ({'SLURM_STEP_NUM_TASKS': '4'}, True),
+    ({'OMPI_COMM_WORLD_SIZE': '2'}, True),
+  ],
+)
+def test_launchers_announce_processes(environment, expected):
+  environment['JAX_PLATFORMS'] = 'cpu'
+  assert processes.announced(environment) == expected
+
+
+def test_alone_nothing_is_initialized():
+  if not processes.announced(os.environ):
+    processes.initialize()
+  assert jax.process_count() == 1
+  assert processes.is_first()
+  assert processes.agreed(True, due=False)
+  assert not processes.agreed(False, due=True)
+
+
+def test_a_failed_exchange_of_one_process_is_raised():
+  with pytest.raises(jax.errors.JaxRuntimeError), processes.together():
+    raise jax.errors.JaxRuntimeError('broken')
+  sentence = processes.lost(RuntimeError('gone\nand a trace'))
+  assert '(gone)' in sentence
+  assert 'start the same command' in sentence
+
+
+def test_rows_of_this_process():
+  mesh = sharding.make_mesh()
+  place = sharding.batch_sharding(mesh)
+  rows = sharding.local_rows(place, 24)
+  assert rows.tolist() == list(range(24))
+  values = np.random.default_rng(0).normal(size=(24, 2)).astype(np.float32)
+  array = sharding.from_local(place, rows, values, 24)
+  np.testing.assert_array_equal(np.asarray(array), values)
+  assert {s.data.shape for s in array.addressable_shards} == {(3, 2)}
