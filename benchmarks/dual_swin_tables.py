@@ -56,7 +56,7 @@ def main():
   """Runs what is missing, then prints."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--out', type=pathlib.Path, required=True)
-  parser.add_argument('--epochs', type=float, default=3.6)
+  parser.add_argument('--epochs', type=float, default=9.0)
   parser.add_argument(
     '--plugged_epochs', type=float, default=2.4, help='of table 6'
   )
