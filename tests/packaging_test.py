@@ -73,6 +73,8 @@ def test_every_module_but_the_tests_is_in_it(names):
 
 def test_data_files_are_in_it(names):
   assert 'jaxreid/py.typed' in names
+  for name in ('dual_swin', 'lupi', 'tsgan', 'xiv'):
+    assert f'jaxreid/paper_tables/{name}.toml' in names
   builders = [
     path.parent.relative_to(ROOT).as_posix()
     for path in (ROOT / 'tfds_builders').rglob('*_dataset_builder.py')
