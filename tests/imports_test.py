@@ -22,8 +22,15 @@ EVERYWHERE = ('absl', 'jax', 'jaxtyping', 'numpy')
 ROOMS = {
   # Entry points: anything below them.
   'jaxreid.main': (('jaxreid',), ('ml_collections',)),
+  'jaxreid.search': (('jaxreid',), ()),
+  'jaxreid.tables': (('jaxreid',), ()),
+  'jaxreid.report': (('jaxreid',), ()),
   'jaxreid.dry_run': (('jaxreid', 'tfds_builders'), ('ml_collections',)),
   'jaxreid.command_line': ((), ('ml_collections',)),
+  # Tables of the papers: data, the runs that they need, and how they look.
+  'jaxreid.published': ((), ()),
+  'jaxreid.table_runs': (('jaxreid.published',), ('tqdm',)),
+  'jaxreid.table_text': (('jaxreid.published', 'jaxreid.table_runs'), ()),
   # Published figures and the reading of compiled programs.
   'jaxreid.chips': ((), ()),
   'jaxreid.collectives': ((), ()),
@@ -35,6 +42,7 @@ ROOMS = {
       'jaxreid.branches',
       'jaxreid.checkpoint',
       'jaxreid.data.source',
+      'jaxreid.dispatch',
       'jaxreid.evaluation',
       'jaxreid.experiment',
       'jaxreid.health',
@@ -121,13 +129,40 @@ ROOMS = {
     ),
     ('ml_collections',),
   ),
-  'jaxreid.health': (('jaxreid.train_state',), ()),
+  'jaxreid.embedder': (
+    (
+      'jaxreid.checkpoint',
+      'jaxreid.data.source',
+      'jaxreid.evaluation',
+      'jaxreid.experiment',
+      'jaxreid.needed',
+      'jaxreid.sharding',
+      'jaxreid.workdir',
+    ),
+    ('PIL',),
+  ),
+  'jaxreid.image_files': (('jaxreid.data.source',), ('PIL',)),
+  'jaxreid.search_index': (
+    ('jaxreid.embedder', 'jaxreid.evaluation', 'jaxreid.workdir'),
+    (),
+  ),
+  'jaxreid.indexing': (
+    ('jaxreid.embedder', 'jaxreid.image_files', 'jaxreid.search_index'),
+    ('tqdm',),
+  ),
+  'jaxreid.search_page': (('jaxreid.search_index',), ('PIL',)),
+  'jaxreid.health': (('jaxreid.dispatch', 'jaxreid.train_state'), ()),
+  'jaxreid.dispatch': (
+    ('jaxreid.data', 'jaxreid.train_state'),
+    ('ml_collections',),
+  ),
   'jaxreid.needed': (('jaxreid.method',), ()),
   'jaxreid.workdir': ((), ('ml_collections',)),
   # The one file that turns names into objects.
   'jaxreid.experiment': (
     (
       'jaxreid.config_checks',
+      'jaxreid.dispatch',
       'jaxreid.initial_weights',
       'jaxreid.data',
       'jaxreid.data.source',
@@ -191,7 +226,7 @@ ROOMS = {
     ('jaxreid.data.source', 'jaxreid.distance', 'jaxreid.sharding'),
     ('tqdm',),
   ),
-  'jaxreid': ((), ()),
+  'jaxreid': (('jaxreid.embedder',), ()),
   # Outside the library.
   'configs': ((), ('ml_collections',)),
   'tfds_builders': ((), ('PIL', 'scipy', 'tensorflow_datasets', 'tqdm')),
@@ -202,11 +237,15 @@ ENTRY_POINTS = (
   'jaxreid.dry_run',
   'jaxreid.main',
   'jaxreid.models.pretrained.__main__',
+  'jaxreid.report',
+  'jaxreid.search',
+  'jaxreid.tables',
 )
 
 # Slow, heavy or optional: inside the function that needs them, never on top.
 # (room, what it imports)
 LAZY = (
+  ('jaxreid', 'jaxreid.embedder'),
   ('jaxreid.data.source', 'tfds_builders'),
   ('jaxreid.models.pretrained', 'safetensors'),
   ('jaxreid.models.pretrained', 'torch'),
