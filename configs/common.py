@@ -140,6 +140,9 @@ def get_config(dataset: str, trial: str = '') -> ml_collections.ConfigDict:
   config.log_every = 20  # steps
   config.checkpoint_every = 200  # steps; then validation, if there is any
   config.profile_steps = 0  # profile so many steps after the first ten
+  # Of accelerators that hold the pixels: steps for which the host asks at
+  # once; 0: a number that divides all of the above, 1 on CPU.
+  config.steps_per_dispatch = 0
   config.deterministic = False  # on GPU: exact resume, at some cost
   return config
 

@@ -45,6 +45,7 @@ def check_values(config: ml_collections.ConfigDict):
     ('checkpoint_every', config.checkpoint_every, 1),
     ('evaluation.batch_size', config.evaluation.batch_size, 1),
     ('profile_steps', config.profile_steps, 0),
+    ('steps_per_dispatch', config.get('steps_per_dispatch', 0), 0),
     ('schedule.epochs', config.schedule.epochs, 0),
     ('seed', config.seed, 0),
     ('method.padding', config.method.padding, 0),

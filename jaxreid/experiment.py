@@ -22,7 +22,14 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jaxreid import initial_weights, optim, sharding, train_state, train_step
+from jaxreid import (
+  dispatch,
+  initial_weights,
+  optim,
+  sharding,
+  train_state,
+  train_step,
+)
 from jaxreid.config_checks import check_values
 from jaxreid.data.feed import Feed, Gather, open_feed
 from jaxreid.data.sampler import IdentitySampler
@@ -59,6 +66,8 @@ class Setup(NamedTuple):
     shapes: () -> its shapes, types and shardings; nothing is computed.
     step: (state, feed.pixels, inputs, key) -> (state, metrics); jitted, the
       state is donated.
+    steps_per_dispatch: with more than 1, inputs and metrics of `step` have an
+      axis of steps in front (`dispatch`).
     weights: what the first state starts from; None for random weights.
   """
 
@@ -73,11 +82,18 @@ class Setup(NamedTuple):
   init: Callable[[], TrainState]
   shapes: Callable[[], TrainState]
   step: Callable[..., tuple[TrainState, dict[str, Array]]]
+  steps_per_dispatch: int
   weights: InitialWeights | None
 
 
-def build(config: ml_collections.ConfigDict) -> Setup:
+def build(
+  config: ml_collections.ConfigDict, train: Table | None = None
+) -> Setup:
   """Assembles a run; prepares or decodes the dataset where necessary.
+
+  Args:
+    config: of the run.
+    train: a table in place of that of `config.dataset`.
 
   Raises:
     ValueError: whatever the config or the data gets wrong, in a sentence.
@@ -91,24 +107,30 @@ def build(config: ml_collections.ConfigDict) -> Setup:
   method = make_method(config, 2)
   make_optimizers(config, method, 1)
   weights = initial_weights.read_weights(config, _variables(config, method))
-  train = open_split(config, 'train')
+  train = open_split(config, 'train') if train is None else train
   sampler = make_sampler(config, train)
   method = make_method(config, sampler.num_classes)
   optimizers = make_optimizers(config, method, sampler.steps_per_epoch)
   feed = open_feed(train.images, sampler, mesh, config.dataset.residency)
   create = _creator(config, method, optimizers)
+  total_steps = optim.total_steps(_plan(config), sampler.steps_per_epoch)
+  platform = mesh.devices.flat[0].platform
+  length = dispatch.choose_length(
+    config, total_steps, feed.pixels is not None, platform
+  )
   return Setup(
     method=method,
     mesh=mesh,
     train=train,
     sampler=sampler,
     feed=feed,
-    total_steps=optim.total_steps(_plan(config), sampler.steps_per_epoch),
+    total_steps=total_steps,
     key=_key(config.seed, mesh),
     images_per_step=_count_images(config, method, sampler.batch_size),
     init=functools.partial(_init, create, weights, mesh),
     shapes=functools.partial(_shapes, create, mesh),
-    step=_jit_step(method, optimizers, feed.gather, mesh),
+    step=_jit_step(method, optimizers, feed.gather, mesh, length > 1),
+    steps_per_dispatch=length,
     weights=weights,
   )
 
@@ -390,6 +412,7 @@ def _jit_step(
   optimizers: dict[str, optax.GradientTransformation],
   gather: Gather,
   mesh: Mesh,
+  several: bool = False,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
   move = train_step.make_train_step(method, optimizers)
   place = sharding.replicated(mesh)
@@ -397,4 +420,8 @@ def _jit_step(
   def step(state, pixels, inputs, key):
     return move(state, gather(pixels, inputs), key)
 
-  return jax.jit(step, donate_argnums=0, out_shardings=(place, place))
+  return jax.jit(
+    dispatch.scanned(step) if several else step,
+    donate_argnums=0,
+    out_shardings=(place, place),
+  )

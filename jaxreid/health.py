@@ -3,7 +3,7 @@
 Synopsis:
 
   unread[step] = metrics                   # each step, on the devices
-  values, said = read(unread, checkpoints, watch)    # now and then
+  values, said = read(unread, checkpoints, watch)    # of all, now and then
   check_finite(state, values, checkpoints)
 
 Metrics stay on the devices until somebody wants them, so that no step waits
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxreid import dispatch
 from jaxreid.train_state import TrainState
 
 
@@ -98,29 +99,30 @@ def read(
   unread: dict[int, Mapping[str, Array]],
   checkpoints: Any,
   watch: CollapseWatch,
-) -> tuple[dict[str, float], list[str]]:
+) -> tuple[dict[int, dict[str, float]], list[str]]:
   """Fetches the metrics of all steps since the last call; empties `unread`.
 
   Args:
-    unread: step -> metrics on the devices, at least one.
+    unread: step -> metrics on the devices; last step -> those of all steps of
+      a dispatch, along an axis.
     checkpoints: of the run, for the message.
     watch: is shown every step.
 
   Returns:
-    The last step's metrics, and what the watch says.
+    Step -> its metrics, and what the watch says.
 
   Raises:
     NonFiniteLossError: at the first step that is not finite.
   """
-  values: dict[str, float] = {}
+  found: dict[int, dict[str, float]] = {}
   said = []
-  for step, metrics in jax.device_get(unread).items():
-    values = {name: float(value) for name, value in metrics.items()}
+  for step, values in dispatch.split(jax.device_get(unread)):
     if not all(np.isfinite(value) for value in values.values()):
       raise _not_finite(f'step {step} is not finite', values, checkpoints)
     said += watch(step, values)
+    found[step] = values
   unread.clear()
-  return values, said
+  return found, said
 
 
 def check_finite(

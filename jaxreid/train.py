@@ -25,6 +25,7 @@ from jaxtyping import Array
 
 from jaxreid import (
   checkpoint,
+  dispatch,
   experiment,
   health,
   pictures,
@@ -171,7 +172,7 @@ def evaluate(run: Run) -> dict[str, Any]:
       'checkpoint cannot embed.'
     )
   drawn = pictures.draw(setup, state.variables, config.evaluation.batch_size)
-  drawn['ranked_lists'] = _draw_lists(run, embedded)
+  drawn |= _draw_lists(run, embedded)
   pictures.write(run.workdir, int(state.step), drawn)
   results.write(run.workdir, report)
   return report
@@ -205,12 +206,18 @@ def _restore_for_test(
   return run._replace(setup=opened.setup), opened.state, opened.branches
 
 
-def _draw_lists(run: Run, embedded: Mapping[str, Embedded]) -> np.ndarray:
+def _draw_lists(
+  run: Run, embedded: Mapping[str, Embedded]
+) -> dict[str, np.ndarray]:
   """Figure 4 of the TS-GAN paper, of the first search in the table."""
   search = run.protocols[0]
   distance = run.config.evaluation.test_distance
   lists = find_lists(embedded, search, distance, seed=run.config.seed)
-  return ranked_lists.draw(lists, run.test.images, search.name)
+  if not lists:  # no query has a match that it may be compared with
+    return {}
+  return {
+    'ranked_lists': ranked_lists.draw(lists, run.test.images, search.name)
+  }
 
 
 def _trained_on(run: Run) -> dict[str, str]:
@@ -231,22 +238,25 @@ def _loop(
   unread: dict[int, Mapping[str, Array]] = {}
   if start == total == 0:
     checkpoint.save(checkpoints, state, trained_on=_trained_on(run))
-  for step, inputs in zip(
-    range(start + 1, total + 1), setup.feed.inputs(start), strict=False
+  before = start
+  for step, inputs in dispatch.dispatches(
+    setup.feed, start, total, setup.steps_per_dispatch
   ):
     state, unread[step] = setup.step(
       state, setup.feed.pixels, inputs, setup.key
     )
     # Read once: the signal may come at any moment.
     asked = terminated.agreed(step % config.log_every == 0)
-    _profile(run, step - start, last=asked or step == total)
+    _profile(run, before - start, step - start, asked or step == total)
+    first, before = before == start, step
     planned = step == total or step % config.checkpoint_every == 0
-    written = step % config.log_every == 0 or step in (1, total)
-    if not (asked or planned or written or step == start + 1):
+    if not (asked or planned or first or step % config.log_every == 0):
       continue
-    values, said = health.read(unread, checkpoints, watch)
-    if written:
-      writer.write(step, values)
+    read, said = health.read(unread, checkpoints, watch)
+    for done, values in read.items():
+      if done % config.log_every == 0 or done in (1, total):
+        writer.write(done, values)
+    values = read[step]
     if processes.is_first():
       progress(step, values)
       for sentence in said:
@@ -296,14 +306,18 @@ class _Terminated:
     self._asked = True
 
 
-def _profile(run: Run, steps_done: int, last: bool):
-  """Profiles `profile_steps` steps into WORKDIR/tensorboard, after ten."""
+def _profile(run: Run, before: int, done: int, last: bool):
+  """Profiles `profile_steps` steps into WORKDIR/tensorboard, after ten.
+
+  To the next dispatch, where these have several steps; called after each.
+  """
   if not processes.is_first():
     return
-  end = 10 + run.config.profile_steps
-  if 10 == steps_done < end and not last:
+  begin = 10 + -10 % (done - before)
+  end = begin + run.config.profile_steps
+  if begin == done < end and not last:
     profiler.start(str(run.workdir / 'tensorboard'))
-  elif (10 < steps_done < end and last) or 10 < steps_done == end:
+  elif begin <= before < end and (last or done >= end):
     profiler.stop()
 
 

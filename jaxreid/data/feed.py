@@ -11,13 +11,14 @@ row numbers; with 'host' each process gathers its slice of the batch from the
 memory map, ahead of time. Both give identical batches.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import grain.python as grain
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jaxreid import sharding
@@ -38,12 +39,14 @@ class Feed(NamedTuple):
 
   Attributes:
     pixels: the table on the devices, or None if the pixels come with `inputs`.
-    inputs: first step -> endless iterator of what each step receives.
+    inputs: (first step, steps at a time) -> endless iterator of what each step
+      receives; if their number is given, of so many at a time, along an axis
+      in front.
     gather: (pixels, inputs) -> the raw batch; called inside the jitted step.
   """
 
   pixels: Array | None
-  inputs: Callable[[int], Iterator[dict[str, Array]]]
+  inputs: Callable[..., Iterator[dict[str, Array]]]
   gather: Gather
 
 
@@ -106,7 +109,7 @@ def _iterate(
   sampler: IdentitySampler,
   mesh: Mesh,
   fetch: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
-) -> Callable[[int], Iterator[dict[str, Array]]]:
+) -> Callable[..., Iterator[dict[str, Array]]]:
   """Steps from a given one on, fetched ahead by two threads."""
   place = sharding.batch_sharding(mesh)
   mine = sharding.local_rows(place, sampler.batch_size)
@@ -114,18 +117,50 @@ def _iterate(
   def local(step: int) -> dict[str, np.ndarray]:
     return fetch({name: rows[mine] for name, rows in sampler[step].items()})
 
-  def inputs(start_step: int) -> Iterator[dict[str, Array]]:
-    steps = grain.MapDataset.range(start_step, np.iinfo(np.int32).max)
-    prefetched = steps.map(local).to_iter_dataset(
+  def stacked(first: int, length: int) -> dict[str, np.ndarray]:
+    steps = [local(step) for step in range(first, first + length)]
+    return {name: np.stack([s[name] for s in steps]) for name in steps[0]}
+
+  def inputs(
+    start_step: int, length: int | None = None
+  ) -> Iterator[dict[str, Array]]:
+    last = np.iinfo(np.int32).max
+    starts = grain.MapDataset.range(start_step, last, length or 1)
+    fetch_at, put = local, functools.partial(_put_rows, mesh, mine)
+    if length is not None:
+      fetch_at = functools.partial(stacked, length=length)
+      put = functools.partial(_put_stack, mesh, mine)
+    prefetched = starts.map(fetch_at).to_iter_dataset(
       grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
     )
     for arrays in prefetched:
       yield {
-        name: sharding.from_local(place, mine, array, sampler.batch_size)
-        for name, array in arrays.items()
+        name: put(array, sampler.batch_size) for name, array in arrays.items()
       }
 
   return inputs
+
+
+def _put_rows(
+  mesh: Mesh, mine: np.ndarray, values: np.ndarray, count: int
+) -> Array:
+  place = sharding.batch_sharding(mesh)
+  return sharding.from_local(place, mine, values, count)
+
+
+def _put_stack(
+  mesh: Mesh, mine: np.ndarray, values: np.ndarray, count: int
+) -> Array:
+  """The rows of several steps, [steps, rows, ...]; the steps stay whole."""
+
+  def part(index: tuple[slice, ...]) -> np.ndarray:
+    wanted = np.arange(count)[index[1]]
+    return values[:, np.searchsorted(mine, wanted)]
+
+  rows = sharding.batch_sharding(mesh).spec
+  place = NamedSharding(mesh, PartitionSpec(None, *rows))
+  shape = (len(values), count, *values.shape[2:])
+  return jax.make_array_from_callback(shape, place, part)
 
 
 def _fits(table_bytes: int) -> bool:
