@@ -76,11 +76,17 @@ def save(
     slim: marks a state without what training alone needs (`jaxreid.slim`).
   """
   notes: dict[str, Any] = {'trained_on': dict(trained_on or {})}
+  tree: Any = state
   if slim is not None:
     notes['slim'] = dict(slim)
+    tree = {
+      'step': state.step,
+      'params': state.params,
+      'model_state': state.model_state,
+    }
   checkpoints.save(
     int(state.step),
-    args=ocp.args.StandardSave(state),
+    args=ocp.args.StandardSave(tree),
     metrics=dict(metrics or {}),
     force=True,
     custom_metadata=notes,

@@ -39,7 +39,7 @@ def needed(function: Callable, variables: Any, *inputs: Any) -> Any:
   )
   kept = set(export.export(jax.jit(function))(*shapes).module_kept_var_idx)
   leaves, structure = jax.tree.flatten(variables)
-  return structure.unflatten([i in kept for i in range(len(leaves))])
+  return jax.tree.unflatten(structure, [i in kept for i in range(len(leaves))])
 
 
 def needed_to_embed(

@@ -80,6 +80,17 @@ NAMES = {
     'max_rank',
     'average_precision',
   ],
+  'jaxreid.Embedder': ['workdir', 'batch_size', 'devices'],
+  'jaxreid.evaluation.retrieval.find_lists': [
+    'embeddings',
+    'protocol',
+    'test_distance',
+    'which',
+    'count',
+    'top',
+    'seed',
+  ],
+  'jaxreid.ranked_lists.draw': ['lists', 'images', 'title'],
   'jaxreid.evaluation.rerank.k_reciprocal': [
     'query',
     'gallery',
@@ -119,6 +130,15 @@ DEFAULTS = {
     'max_rank': 20,
     'average_precision': 'hits',
   },
+  'jaxreid.Embedder': {'batch_size': 256, 'devices': None},
+  'jaxreid.evaluation.retrieval.find_lists': {
+    'test_distance': 'sum',
+    'which': 'random',
+    'count': 6,
+    'top': 10,
+    'seed': 0,
+  },
+  'jaxreid.ranked_lists.draw': {'title': ''},
   'jaxreid.evaluation.rerank.k_reciprocal': {
     'k1': 20,
     'k2': 6,

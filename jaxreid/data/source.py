@@ -218,9 +218,18 @@ def decode_image(data: bytes, image_size: tuple[int, int]) -> np.ndarray:
   Raises:
     OSError: if the bytes are no complete image.
   """
-  height, width = image_size
   with Image.open(io.BytesIO(data)) as image:
-    rgb = image.convert('RGB')
+    return fit_image(image, image_size)
+
+
+def fit_image(image: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
+  """An opened image -> uint8 [H, W, 3], resized with antialiasing.
+
+  Raises:
+    OSError: if its pixels cannot be read to the end.
+  """
+  height, width = image_size
+  rgb = image.convert('RGB')
   if rgb.size != (width, height):
     rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
   return np.asarray(rgb)

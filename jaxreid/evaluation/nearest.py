@@ -61,13 +61,14 @@ class Blocks:
     Args:
       gallery: in memory or memory-mapped.
       mesh: of one axis, 'data' (`jaxreid.sharding.make_mesh`).
-      rows: of a block; rounded up to what the devices can share, and no more
-        than the gallery has.
+      rows: of a block; less for a smaller gallery, and rounded up to what
+        the devices can share.
       valid: False for rows that must not be found; None for all.
       start: what the number of the gallery's first row is.
     """
     self._gallery, self._mesh, self._start = gallery, mesh, start
-    rows = max(1, min(rows, len(gallery)))
+    # Few sizes, so that few programs are compiled.
+    rows = min(rows, 1 << (max(len(gallery), 1) - 1).bit_length())
     self._rows = rows + -rows % mesh.size
     self._valid = np.ones(len(gallery), bool) if valid is None else valid
 
@@ -101,7 +102,8 @@ def nearest(
     blocks: of the gallery; they may be of different sizes and M.
     k: how many; fewer come back if the gallery has fewer.
     kind: 'sum' over pairs of vectors or 'plain', as in
-      `jaxreid.distance.sum_over_modalities`.
+      `jaxreid.distance.sum_over_modalities`; 'mean' over pairs, for blocks of
+      different M.
 
   Returns:
     Distances, ascending, and rows. Where a query has fewer than k rows to
@@ -136,6 +138,7 @@ def _nothing(queries: int, k: int) -> tuple[Array, Array]:
 def _mesh_of(array: Array) -> Mesh:
   place = array.sharding
   assert isinstance(place, NamedSharding)
+  assert isinstance(place.mesh, Mesh)
   return place.mesh
 
 
@@ -147,7 +150,9 @@ def _search(mesh: Mesh, kind: str):
     """On one device, with its share of the rows."""
     k = distance.shape[1]
     count = len(features)
-    found = sum_over_modalities(query, features, kind)
+    pairs = query.shape[1] * features.shape[1] if kind == 'mean' else 1
+    name = 'sum' if kind == 'mean' else kind
+    found = sum_over_modalities(query, features, name) / pairs
     found = jnp.where(valid[None, :], found, jnp.inf)
     # A search takes the first of equal ones.
     negative, place = lax.top_k(-found, min(k, count))

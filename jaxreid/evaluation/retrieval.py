@@ -91,6 +91,8 @@ def find_lists(
   possible = np.flatnonzero(
     [_comparable_matches(trial, i).any() for i in range(len(trial.query_rows))]
   )
+  if not len(possible):
+    return []
   if which == 'random':
     rng = np.random.default_rng(seed)
     size = min(count, len(possible))

@@ -1,0 +1,255 @@
+"""Pictures in, ranked paths out; what is known is not embedded again."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxreid import search, sharding
+from jaxreid.embedder import Embedder
+from jaxreid.image_files import colourfulness, find_images, guess_modality
+from jaxreid.search_index import Index
+
+
+class Colors(Embedder):
+  """A network of no parameters: a picture's mean colour, twice if visible."""
+
+  image_size = (8, 4)
+  modalities = ('visible', 'infrared')
+  test_distance = 'sum'
+
+  def __init__(self, workdir='there', identity='a' * 64):
+    self.workdir = pathlib.Path(workdir).absolute()
+    self.identity = identity
+    self.seen = 0
+
+  def __call__(self, images, modality='infrared'):
+    pixels = np.stack(images).astype(np.float32)
+    self.seen += len(pixels)
+    mean = pixels.mean((1, 2))[:, None] / 255
+    if modality == 'visible':
+      mean = np.concatenate([mean, mean[:, :, ::-1] ** 2], axis=1)
+    return mean
+
+
+def write(path, rng, gray=False):
+  pixels = rng.integers(0, 256, 3)
+  pixels = np.full((16, 8, 3), pixels[:1] if gray else pixels, np.uint8)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(pixels).save(path)
+  return str(path)
+
+
+@pytest.fixture
+def gallery(tmp_path):
+  rng = np.random.default_rng(0)
+  for i in range(12):
+    write(tmp_path / 'gallery' / f'{i % 3}' / f'{i}.png', rng, i % 4 == 0)
+  return tmp_path / 'gallery'
+
+
+@pytest.fixture(autouse=True)
+def colors(monkeypatch):
+  made = []
+
+  def make(workdir):
+    made.append(Colors(workdir))
+    return made[-1]
+
+  monkeypatch.setattr(search, 'Embedder', make)
+  return made
+
+
+def index_of(gallery, out, *more):
+  search.main(
+    [
+      'index',
+      '--checkpoint=there',
+      f'--gallery={gallery}',
+      f'--out={out}',
+      *more,
+    ]
+  )
+
+
+def query_json(capsys, *arguments):
+  capsys.readouterr()
+  search.main(['query', *map(str, arguments), '--json'])
+  return json.loads(capsys.readouterr().out)
+
+
+def expected_list(query, paths):
+  """Paths by the mean distance over pairs of vectors, by a plain loop."""
+  embed = Colors()
+
+  def vectors(path):
+    pixels = np.asarray(Image.open(path).resize((4, 8)))
+    return embed(pixels[None], guess_modality(pixels))[0]
+
+  found = []
+  for path in paths:
+    pairs = [
+      np.linalg.norm(q - g) for q in vectors(query) for g in vectors(path)
+    ]
+    found.append((np.mean(pairs), path))
+  return sorted(found)
+
+
+def test_finds_what_a_plain_loop_finds(gallery, tmp_path, capsys):
+  index_of(gallery, tmp_path / 'index')
+  out = capsys.readouterr().out
+  assert '12 images embedded' in out
+  assert 'guessed from their colours: 9 visible, 3 infrared' in out
+  rng = np.random.default_rng(7)
+  queries = [
+    write(tmp_path / 'queries' / f'{gray}.png', rng, gray) for gray in (1, 0)
+  ]
+  answers = query_json(
+    capsys, f'--index={tmp_path / "index"}', *queries, '--top=5'
+  )['queries']
+  assert [a['path'] for a in answers] == queries
+  assert [a['modality'] for a in answers] == ['infrared', 'visible']
+  for answer, query in zip(answers, queries, strict=True):
+    expected = expected_list(query, find_images(gallery))[:5]
+    assert [r['path'] for r in answer['results']] == [p for _, p in expected]
+    np.testing.assert_allclose(
+      [r['distance'] for r in answer['results']],
+      [d for d, _ in expected],
+      atol=1e-3,
+    )
+
+
+def test_within_a_modality_it_ranks_by_equation_2(gallery, tmp_path, capsys):
+  index_of(gallery, tmp_path / 'index')
+  query = write(tmp_path / 'q.png', np.random.default_rng(3), gray=True)
+  (answer,) = query_json(
+    capsys, f'--index={tmp_path / "index"}', query, '--among=visible'
+  )['queries']
+  index = Index.read(tmp_path / 'index')
+  visible = [e.path for _, _, e in index.current() if e.modality == 'visible']
+  expected = expected_list(query, visible)
+  assert [r['path'] for r in answer['results']] == [p for _, p in expected]
+  assert len(expected) == 9
+
+
+def test_adding_embeds_only_what_is_new(gallery, tmp_path, colors, capsys):
+  out = tmp_path / 'index'
+  index_of(gallery, out)
+  index_of(gallery, out)
+  assert [c.seen for c in colors] == [12, 0]
+  rng = np.random.default_rng(9)
+  write(gallery / 'new.png', rng)
+  shutil.copy(gallery / '1' / '1.png', gallery / 'copy.png')
+  changed = write(gallery / '0' / '0.png', rng)
+  os.utime(gallery / '2' / '2.png')  # touched, not changed
+  capsys.readouterr()
+  index_of(gallery, out)
+  assert colors[-1].seen == 2
+  said = capsys.readouterr().out
+  assert '2 images embedded, 2 known by their bytes, 10 unchanged' in said
+  assert '14 images' in said.splitlines()[-1]
+  # The changed picture is found as it is now, once.
+  (answer,) = query_json(capsys, f'--index={out}', changed, '--top=99')[
+    'queries'
+  ]
+  paths = [r['path'] for r in answer['results']]
+  assert paths[0] == changed
+  assert len(paths) == len(set(paths)) == 14
+
+
+def test_unreadable_images_are_listed(gallery, tmp_path, capsys):
+  (gallery / 'broken.jpg').write_bytes(b'no image')
+  whole = (gallery / '1' / '1.png').read_bytes()
+  (gallery / 'torn.png').write_bytes(whole[: len(whole) // 2])
+  index_of(gallery, tmp_path / 'index')
+  out = capsys.readouterr().out
+  assert '2 could not be read and are left out' in out
+  assert f'{gallery}/broken.jpg: ' in out
+  assert 'holds 12 images' in out
+
+
+def test_another_checkpoint_is_refused(gallery, tmp_path, monkeypatch, capsys):
+  out = tmp_path / 'index'
+  index_of(gallery, out)
+  monkeypatch.setattr(search, 'Embedder', lambda w: Colors(w, 'b' * 64))
+  image = str(gallery / '1' / '1.png')
+  for act in (
+    lambda: index_of(gallery, out),
+    lambda: search.main(['query', f'--index={out}', image]),
+  ):
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+      act()
+    assert 'vectors of different networks do not compare' in (
+      capsys.readouterr().err
+    )
+
+
+def test_the_page_stands_alone(gallery, tmp_path, capsys):
+  index_of(gallery, tmp_path / 'index', '--modality=visible')
+  assert 'guessed' not in capsys.readouterr().out
+  (gallery / '1' / '1.png').unlink()
+  query = write(tmp_path / '<q>.png', np.random.default_rng(1))
+  page = tmp_path / 'page.html'
+  search.main(
+    [
+      'query',
+      f'--index={tmp_path / "index"}',
+      query,
+      f'--html={page}',
+      '--top=99',
+    ]
+  )
+  out = capsys.readouterr().out
+  assert f'{query} (visible, guessed from its colours)' in out
+  text = page.read_text()
+  assert text.count('data:image/jpeg;base64,') == 12
+  assert text.count('not readable') == 1
+  assert '<q>' not in text
+  assert 'http' not in text
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'said'),
+  [
+    (['index', '--gallery=nowhere', '--checkpoint=a', '--out=b'], 'no folder'),
+    (['query', '--index=nowhere', 'a.png'], 'holds no index'),
+  ],
+)
+def test_mistakes_are_sentences(arguments, said, capsys):
+  with pytest.raises(SystemExit) as stop:
+    search.main(arguments)
+  assert stop.value.code == 1
+  assert said in capsys.readouterr().err
+
+
+def test_a_folder_in_other_use_is_left_alone(gallery, tmp_path, capsys):
+  with pytest.raises(SystemExit):
+    index_of(gallery, gallery)
+  assert 'holds other files' in capsys.readouterr().err
+
+
+def test_colourfulness():
+  rng = np.random.default_rng(0)
+  gray = rng.integers(0, 256, (9, 5, 1)).repeat(3, axis=2)
+  noisy = np.clip(gray + rng.integers(-2, 3, (9, 5, 3)), 0, 255)
+  colored = rng.integers(0, 256, (9, 5, 3))
+  assert colourfulness(gray.astype(np.uint8)) == 0
+  assert guess_modality(noisy.astype(np.uint8)) == 'infrared'
+  assert guess_modality(colored.astype(np.uint8)) == 'visible'
+  red = np.zeros((4, 4, 3), np.uint8)
+  red[..., 0] = 200
+  # No spread; means 200 and 100.
+  assert colourfulness(red) == pytest.approx(0.3 * np.hypot(200, 100))
+
+
+def test_a_search_needs_the_devices_only_for_what_is_there(gallery, tmp_path):
+  embedder = Colors()
+  index = Index.open(tmp_path / 'index', embedder)
+  assert len(index) == 0
+  vectors = embedder(np.zeros((2, 8, 4, 3), np.uint8))
+  assert index.search(vectors, sharding.make_mesh()) == [[], []]
