@@ -125,7 +125,12 @@ def _decode(
   image_size: tuple[int, int],
   stem: pathlib.Path,
 ):
-  """Writes STEM.records.npy and STEM.pixels.npy, each in one move."""
+  """Writes STEM.records.npy and STEM.pixels.npy, each in one move.
+
+  Of several processes one decodes, and the others wait for it.
+  """
+  from tfds_builders import prepare
+
   try:
     stem.parent.mkdir(exist_ok=True)
   except OSError as error:
@@ -135,15 +140,18 @@ def _decode(
       'as --config.dataset.data_dir'
     ) from error
   source = _data_source(folder, split)
-  _remove_abandoned(stem)
-  part = stem.with_suffix(f'.{os.getpid()}.{time.time_ns()}.part')
-  try:
-    labels = _decode_all(source, part, image_size, f'decode {split}')
-    # The pixels come last: where they exist, everything does.
-    _save_labels(stem.with_suffix('.records.npy'), labels)
-    os.replace(part, stem.with_suffix('.pixels.npy'))
-  finally:
-    part.unlink(missing_ok=True)
+  with prepare.locked(stem.with_name(f'.{stem.name}.lock')):
+    if _load(stem) is not None:
+      return  # another process of this run was faster
+    _remove_abandoned(stem)
+    part = stem.with_suffix(f'.{os.getpid()}.{time.time_ns()}.part')
+    try:
+      labels = _decode_all(source, part, image_size, f'decode {split}')
+      # The pixels come last: where they exist, everything does.
+      _save_labels(stem.with_suffix('.records.npy'), labels)
+      os.replace(part, stem.with_suffix('.pixels.npy'))
+    finally:
+      part.unlink(missing_ok=True)
 
 
 def _remove_abandoned(stem: pathlib.Path):
