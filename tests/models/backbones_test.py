@@ -84,3 +84,19 @@ def test_width_of_the_nonlocal_blocks(width, inner):
     for name in ('theta', 'phi', 'g'):
       assert block[name]['kernel'].shape == (channels, expected)
     assert block['out']['kernel'].shape == (expected, channels)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_backbone_recomputes_if_told(name):
+  x = jax.ShapeDtypeStruct((1, 64, 32, 3), jnp.float32)
+
+  def program(remat):
+    stem, stage, *_ = backbone_stages(name, remat=remat)
+
+    def both(key, x):
+      x, _ = stem('stage0').init_with_output(key, x, False)
+      return stage('stage1').init_with_output(key, x, False)[0]
+
+    return str(jax.make_jaxpr(both)(jax.random.key(0), x))
+
+  assert 'remat' in program(True) and 'remat' not in program(False)
