@@ -47,7 +47,6 @@ Runner = Callable[[int], float]
 
 def main():
   options = parse()
-  jax.config.update('jax_enable_compilation_cache', False)
   gpu = torch.cuda.is_available()
   device = torch.device('cuda' if gpu else 'cpu')
   print(f'lupi, {options.size}: {describe()}, torch {torch.__version__}')
@@ -85,7 +84,7 @@ def race(options: argparse.Namespace, identities: int, device: torch.device):
     config, table, sampler, device, options.workers
   )
   for run in runners.values():
-    run(2)  # compiles
+    run(1)  # compiles
   turns: dict[str, list[float]] = {name: [] for name in runners}
   for _ in range(options.turns):
     for name, run in runners.items():
