@@ -36,7 +36,7 @@ from jaxreid.topology import Slice, open_slice
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, with its argument after a colon.'
 )
-_TOPOLOGY = flags.DEFINE_string(
+flags.DEFINE_string(
   'topology', None, 'Chip and chips along each axis, such as v5e:16x16.'
 )
 _BATCH = flags.DEFINE_integer(
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]):
   if _BATCH.value:
     config.batch.identities = _BATCH.value
   try:
-    where = open_slice(_TOPOLOGY.value)
+    where = open_slice(flags.FLAGS.topology)
     fits = report(config, where, _CLASSES.value or published_classes(config))
   except ValueError as error:
     command_line.fail(error)

@@ -140,12 +140,12 @@ class Outline(NamedTuple):
 
   Attributes:
     method: the method.
-    step: as in `Setup`.
+    step: as in `Setup`, to be lowered.
     arguments: shapes, types and shardings of what `step` takes.
   """
 
   method: Method
-  step: Callable[..., tuple[TrainState, dict[str, Array]]]
+  step: Any
   arguments: tuple[Any, ...]
 
 
