@@ -48,6 +48,7 @@ Runner = Callable[[int], float]
 def main():
   options = parse()
   gpu = torch.cuda.is_available()
+  torch.backends.cudnn.benchmark = True
   device = torch.device('cuda' if gpu else 'cpu')
   print(f'lupi, {options.size}: {describe()}, torch {torch.__version__}')
   print('| batch | images | contestant | step ms | images/s | jaxreid is |')

@@ -259,7 +259,7 @@ def _layout(value: np.ndarray, like: torch.Tensor) -> np.ndarray:
     value = value.transpose(3, 2, 0, 1)
   elif value.ndim == 2:
     value = value.T.reshape(like.shape)
-  return np.ascontiguousarray(value)
+  return np.array(value, order='C')  # a copy that PyTorch may write to
 
 
 def _leaves(

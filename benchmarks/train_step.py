@@ -43,7 +43,7 @@ TITLES = (
   'augment ms, forward ms, backward ms, optimizer ms, feed ms, compile s'
 )
 # Sides of the matrices whose product is the device's peak.
-PEAK_SIDES = {'cpu': (1024, 2048), 'gpu': (4096, 8192), 'tpu': (4096, 8192)}
+PEAK_SIDES = {'cpu': (512, 1024), 'gpu': (4096, 8192), 'tpu': (4096, 8192)}
 
 
 class Row(NamedTuple):
@@ -131,7 +131,7 @@ def random_table(config: Any, classes: int = CLASSES) -> Table:
 def matmul_peak(platform: str, dtype: Any, repeats: int = 5) -> float:
   """Operations per second of the best of two square matrix products."""
   rates = []
-  for side in PEAK_SIDES.get(platform, (1024, 2048)):
+  for side in PEAK_SIDES.get(platform, (4096, 8192)):
     key = jax.random.key(0)
     a = jax.random.normal(key, (side, side), dtype) / side**0.5
 
