@@ -28,7 +28,6 @@ from typing import Any
 # Both frameworks share one device.
 os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.45')
 
-import jax
 import torch
 
 from benchmarks import torch_lupi
