@@ -1,0 +1,1 @@
+"""Reports and model cards: what a run was, as pages for people."""
