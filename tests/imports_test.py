@@ -50,6 +50,7 @@ ROOMS = {
       'jaxreid.pictures',
       'jaxreid.processes',
       'jaxreid.ranked_lists',
+      'jaxreid.reports',
       'jaxreid.results',
       'jaxreid.slim',
       'jaxreid.train_state',
@@ -62,6 +63,7 @@ ROOMS = {
       'jaxreid.checkpoint',
       'jaxreid.evaluation',
       'jaxreid.processes',
+      'jaxreid.reports',
       'jaxreid.results',
       'jaxreid.teacher',
       'jaxreid.train',
@@ -98,6 +100,7 @@ ROOMS = {
   ),
   'jaxreid.pictures': (
     (
+      'jaxreid.augment',
       'jaxreid.data.source',
       'jaxreid.evaluation',
       'jaxreid.experiment',
@@ -107,6 +110,15 @@ ROOMS = {
     ('PIL',),
   ),
   'jaxreid.ranked_lists': (('jaxreid.evaluation',), ('PIL',)),
+  'jaxreid.reports': (
+    (
+      'jaxreid.data.source',
+      'jaxreid.distance',
+      'jaxreid.evaluation',
+      'jaxreid.workdir',
+    ),
+    ('PIL', 'ml_collections'),
+  ),
   'jaxreid.branches': (
     (
       'jaxreid.data.source',
