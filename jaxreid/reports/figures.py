@@ -157,7 +157,7 @@ class _Axes:
     for value in _ticks(*self._y):
       y = self.y(value)
       parts.append(
-        f'<path class="grid" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>'
+        f'<path class="rule" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>'
       )
       if numbers:
         parts.append(
@@ -193,7 +193,7 @@ def _widened(limits: tuple[float, float]) -> tuple[float, float]:
 def _ticks(low: float, high: float, count: int = 4) -> list[float]:
   """Round values between the limits: steps of 1, 2 or 5 times ten."""
   rough = (high - low) / count
-  power = 10 ** math.floor(math.log10(rough))
+  power = 10.0 ** math.floor(math.log10(rough))
   step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
   first = math.ceil(low / step - 1e-9)
   last = math.floor(high / step + 1e-9)

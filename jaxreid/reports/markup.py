@@ -100,7 +100,7 @@ figcaption b { color: var(--ink); }
 .wide figure { flex: 1 1 20rem; max-width: 40rem; }
 .figure { width: 100%; height: auto; display: block; }
 .figure text { font-size: 10.5px; fill: var(--soft); }
-.figure .grid { stroke: var(--line); stroke-width: 1; fill: none; }
+.figure .rule { stroke: var(--line); stroke-width: 1; fill: none; }
 .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .cross { fill: none; stroke-width: 1.6; }
 .area { fill-opacity: .32; stroke-width: 1.4; }
