@@ -2,7 +2,7 @@
 
 Synopsis:
 
-  config = config_flags.DEFINE_config_file('config', None, help_string)
+  config = CONFIG.value   # of the flag --config, which every program here has
   app.run(main, flags_parser=functools.partial(
     parse, program='jaxreid.main', required=('config', 'workdir')))
 """
@@ -14,6 +14,11 @@ from typing import NoReturn
 
 import ml_collections
 from absl import app, flags, logging
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Config file, with its argument after a colon.'
+)
 
 
 def fail(error: object) -> NoReturn:

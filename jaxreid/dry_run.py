@@ -26,16 +26,12 @@ from typing import Any
 
 import ml_collections
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from jaxreid import command_line
 from jaxreid.chips import SECONDS_PER_HOP
 from jaxreid.floor import Floor, Program, examine, floor
 from jaxreid.topology import Slice, open_slice
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Config file, with its argument after a colon.'
-)
 flags.DEFINE_string(
   'topology', None, 'Chip and chips along each axis, such as v5e:16x16.'
 )
@@ -53,7 +49,7 @@ def main(argv: Sequence[str]):
     command_line.fail(f'unexpected argument {argv[1]!r}')
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)
-  config = _CONFIG.value
+  config = command_line.CONFIG.value
   if _BATCH.value:
     config.batch.identities = _BATCH.value
   try:

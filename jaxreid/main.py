@@ -16,13 +16,9 @@ from typing import Any
 
 import ml_collections
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from jaxreid import command_line
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Config file, with its argument after a colon.'
-)
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder of the run: checkpoints, metrics, results.'
 )
@@ -52,7 +48,7 @@ def main(argv: Sequence[str]):
     command_line.fail(f'unexpected argument {argv[1]!r}')
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)
-  config = _CONFIG.value
+  config = command_line.CONFIG.value
   _prepare_jax(config.deterministic)
   # Imported late, so that a mistyped flag is answered at once.
   from jaxreid import processes
