@@ -133,7 +133,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 def _shrink(config: ml_collections.ConfigDict):
   """For the rendered set: small networks, few steps and higher rates."""
-  config.dataset.image_size = common.DATASETS['synthetic_reid']['image_size']
+  # Three quarters of its images: a step takes half as long.
+  config.dataset.image_size = (72, 36)
   common.shrink(config)
   config.schedule.base_rate = 3e-3
   config.schedule.epochs = 2.8
