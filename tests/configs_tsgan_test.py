@@ -142,6 +142,6 @@ def test_optimizers_of_single_players_are_checked():
 
 def test_the_default_is_small():
   config = tsgan.get_config()
-  assert config.dataset.image_size == (96, 48)
+  assert config.dataset.image_size == (72, 36)
   assert config.backbone.name == 'resnet_small'
   assert config.method.generator_width < 16
