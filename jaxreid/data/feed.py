@@ -134,9 +134,10 @@ def _iterate(
       grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
     )
     for arrays in prefetched:
-      yield {
-        name: put(array, sampler.batch_size) for name, array in arrays.items()
-      }
+      # JAX takes arrays from callbacks for transfers that nobody asked for.
+      with jax.transfer_guard_host_to_device('allow'):
+        given = {n: put(x, sampler.batch_size) for n, x in arrays.items()}
+      yield given
 
   return inputs
 
