@@ -77,11 +77,11 @@ def bars(
     ('the same person', positive, 0),
   ):
     step = top / len(shares)
-    place = [f'{axes.x(0):.1f},{axes.y(0):.1f}']
+    place = [f'{axes.x(0.0):.1f},{axes.y(0.0):.1f}']
     for i, share in enumerate(shares):
       for x in (i * step, (i + 1) * step):
         place.append(f'{axes.x(x):.1f},{axes.y(share):.1f}')
-    place.append(f'{axes.x(top):.1f},{axes.y(0):.1f}')
+    place.append(f'{axes.x(top):.1f},{axes.y(0.0):.1f}')
     body += f'<polygon class="area c{color}" points="{" ".join(place)}">'
     body += f'<title>{name}</title></polygon>'
   return _svg(body, height, 'histogram of distances')
@@ -190,7 +190,7 @@ def _widened(limits: tuple[float, float]) -> tuple[float, float]:
   return low - 0.5, low + 0.5
 
 
-def _ticks(low: float, high: float, count: int = 4) -> list[float]:
+def _ticks(low: float, high: float, count: int = 5) -> list[float]:
   """Round values between the limits: steps of 1, 2 or 5 times ten."""
   rough = (high - low) / count
   power = 10.0 ** math.floor(math.log10(rough))

@@ -97,7 +97,7 @@ figcaption b { color: var(--ink); }
 .two { grid-template-columns:
   repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
 .wide { display: flex; flex-wrap: wrap; gap: 1rem 2rem; }
-.wide figure { flex: 1 1 20rem; max-width: 40rem; }
+.wide figure { flex: 1 1 20rem; max-width: 30rem; }
 .figure { width: 100%; height: auto; display: block; }
 .figure text { font-size: 10.5px; fill: var(--soft); }
 .figure .rule { stroke: var(--line); stroke-width: 1; fill: none; }
@@ -127,6 +127,10 @@ figcaption b { color: var(--ink); }
 .scroll .picture { max-width: none; }
 pre { font-size: .8rem; background: var(--panel); padding: .8rem;
   border-radius: 4px; }
+@media (max-width: 699px) {
+  th:first-child { white-space: normal; min-width: 8.5rem; }
+  .list li { width: calc((100% - 1.75rem) / 6); }
+  .list .query { margin-right: 0; } }
 @media (min-width: 700px) {
   .list li { width: 4.6rem; }
   .scroll .picture { max-width: 100%; } }
