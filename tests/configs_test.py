@@ -5,13 +5,14 @@ import re
 
 import pytest
 
-from configs import baseline, common, dual_swin, lupi, xiv
+from configs import baseline, common, dual_swin, lupi, tsgan, xiv
 from jaxreid import experiment, optim
 
 FILES = {
   'baseline': baseline,
   'dual_swin': dual_swin,
   'lupi': lupi,
+  'tsgan': tsgan,
   'xiv': xiv,
 }
 DATASETS = ('synthetic_reid', 'sysu_mm01', 'regdb', 'npu_reid')

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -58,7 +59,7 @@ def test_equals_the_method(lupi, images, modality):
   folder, method, state = lupi
   embedder = jaxreid.Embedder(folder)
   found = embedder(images, modality)
-  expected = method.embed(state.variables, images, modality)
+  expected = method.embed(state.variables, jnp.asarray(images), modality)
   assert found.shape == (11, 1, 256)
   assert_allclose(found, expected, atol=1e-5)
 
@@ -67,7 +68,7 @@ def test_xiv_has_two_vectors_of_a_visible_image(tmp_path, images):
   method, state = make_workdir(tmp_path, xiv_config.get_config())
   embedder = jaxreid.Embedder(tmp_path, devices=jax.devices()[:2])
   found = embedder(images, 'visible')
-  expected = method.embed(state.variables, images, 'visible')
+  expected = method.embed(state.variables, jnp.asarray(images), 'visible')
   assert found.shape == (11, 2, 256)
   assert_allclose(found, expected, atol=1e-5)
   assert embedder.test_distance == 'sum'

@@ -8,6 +8,7 @@ import ml_collections
 import pytest
 
 from configs import lupi
+from jaxreid import command_line
 from jaxreid import main as main_module
 from jaxreid import train
 
@@ -282,7 +283,7 @@ def test_bugs_show_their_traceback(fails, tmp_path):
 
 
 def test_value_of_takes_the_last_of_either_form():
-  value_of = main_module._value_of
+  value_of = command_line._value_of
   assert value_of('config', ['main', '--config=a', '--config', 'b']) == 'b'
   assert value_of('config', ['main', '--config', 'b', '-config=a=1']) == 'a=1'
   assert value_of('config', ['main', '--config.seed=1']) is None

@@ -114,7 +114,7 @@ def fake_pairs(
 
 @jax.jit
 def cycle_consistency(
-  images: Float[Array, 'n h w c'], cycled: Float[Array, 'n h w c']
+  images: Float[Array, 'n h w c'], cycled: Float[Array, '...']
 ) -> Float[Array, 'n']:
   """The L1 distance of images to what came back from the other modality.
 
@@ -139,7 +139,7 @@ def cycle_consistency(
 @functools.partial(jax.jit, static_argnames='reduction')
 def feature_map_mse(
   student: Float[Array, 'n h w c'],
-  teacher: Float[Array, 'n h w c'],
+  teacher: Float[Array, '...'],
   reduction: str = 'mean',
 ) -> Float[Array, 'n']:
   """The squared distance of two feature maps: Eq. 13, 14 and 15.
