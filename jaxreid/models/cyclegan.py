@@ -155,7 +155,9 @@ def _upsample(
   weight gradient of a transposed one is several times slower on CPU.
   """
   count, height, width, _ = x.shape
-  x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), 'edge')
+  # Its padding to the edge would have XLA move rows between devices.
+  x = jnp.concatenate([x, x[:, -1:]], 1)
+  x = jnp.concatenate([x, x[:, :, -1:]], 2)
   y = _conv(4 * features, 2, name=name)(x)
   y = y.reshape(count, height, width, 2, 2, features).swapaxes(2, 3)
   return y.reshape(count, 2 * height, 2 * width, features)
