@@ -88,7 +88,7 @@ def from_local(
     count: rows of all processes together.
   """
 
-  def part(index: tuple[slice, ...]) -> np.ndarray:
+  def part(index: Any) -> np.ndarray:
     wanted = np.arange(count)[index[0]]
     return values[np.searchsorted(rows, wanted)]
 

@@ -92,7 +92,7 @@ def teacher_config(
 
 
 def fill(
-  state: TrainState, folder: str | os.PathLike, keep_best: bool = False
+  state: TrainState, folder: str | pathlib.Path, keep_best: bool = False
 ) -> TrainState:
   """The state with the network trained in `folder` as its teacher.
 

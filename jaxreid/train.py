@@ -194,10 +194,10 @@ def _restore_for_test(
 ) -> tuple[Run, TrainState, tuple[str, ...]]:
   """The run, its state and what can be embedded: a slim one does with less."""
   try:
-    opened = None
-    if step is not None:
-      size = tuple(run.config.dataset.image_size)
-      opened = slim.open_slim(run.setup, size, checkpoints, step)
+    if step is None:
+      return run, _restore(run, checkpoints, step), BRANCHES
+    size = tuple(run.config.dataset.image_size)
+    opened = slim.open_slim(run.setup, size, checkpoints, step)
     if opened is None:
       return run, _restore(run, checkpoints, step), BRANCHES
     checkpoint.check_trained_on(checkpoints, step, _trained_on(run))

@@ -8,9 +8,7 @@ import ml_collections
 import pytest
 
 from configs import lupi
-from jaxreid import command_line
-from jaxreid import main as main_module
-from jaxreid import train
+from jaxreid import command_line, train
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 CONFIG = f'--config={CONFIGS}/lupi.py'

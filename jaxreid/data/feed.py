@@ -154,7 +154,7 @@ def _put_stack(
 ) -> Array:
   """The rows of several steps, [steps, rows, ...]; the steps stay whole."""
 
-  def part(index: tuple[slice, ...]) -> np.ndarray:
+  def part(index: Any) -> np.ndarray:
     wanted = np.arange(count)[index[1]]
     return values[:, np.searchsorted(mine, wanted)]
 

@@ -8,7 +8,7 @@ Synopsis:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,8 @@ def embed_all(
     embed = jax.tree_util.Partial(embed)
   shown = progress and jax.process_index() == 0
   label = progress if isinstance(progress, str) else 'embed'
-  features, pending = [], None
+  features = []
+  pending: Any = None
   with tqdm.tqdm(
     total=len(rows), desc=label, unit='image', disable=not shown
   ) as bar:

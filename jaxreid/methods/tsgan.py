@@ -163,12 +163,13 @@ def tsgan(
       m: translator.generate(params, m, batch[other])
       for m, other in (MODALITIES, MODALITIES[::-1])
     }
-    cycle = sum(
+    cycles = [
       translator.cycle_loss(
         batch[m], translator.generate(params, m, fake[other])
       )
       for m, other in (MODALITIES, MODALITIES[::-1])
-    )
+    ]
+    cycle = cycles[0] + cycles[1]
     maps = {}
     if joint:
       seen = fake['infrared']
