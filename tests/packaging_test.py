@@ -105,6 +105,7 @@ def test_metadata(wheel):
     'cuda',
     'test',
     'tpu',
+    'tpu-dry-run',
   }
   needed = [r for r in metadata.get_all('Requires-Dist') if 'extra' not in r]
   assert len(needed) > 10

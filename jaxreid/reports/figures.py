@@ -114,7 +114,7 @@ def mark(shape: int, color: int) -> str:
   """A mark of `scatter` for a legend."""
   return (
     '<svg class="mark" viewBox="0 0 12 12" aria-hidden="true">'
-    f'{_mark(6, 6, shape, color, "")}</svg>'
+    f'{_mark(6.0, 6.0, shape, color, "")}</svg>'
   )
 
 
