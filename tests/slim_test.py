@@ -32,7 +32,9 @@ def toy(num_classes, stages, **options):
     return variables['params']['generator']['w'].sum(), Aux({})
 
   def views(variables, images, modality):
-    return {'fake': images * variables['params']['generator']['w']}
+    return {
+      'fake': images * variables['params']['generator']['w'][None, None, None]
+    }
 
   def facts(variables, image_size):
     return [f'w is {float(variables["params"]["generator"]["w"][1]):.4f}']
