@@ -42,10 +42,12 @@ TABLE_6 = {
   'xiv': 'XIV',
 }
 MAG = '--config.plugins.exchange.probability=0.5'
-MULTI_MASK = '--config.plugins.multi_mask.weight=1.0'
+MULTI_MASK = '--config.plugins.multi_mask.weight='
 PLUGGED = {
   '': ('as it is', []),
-  'both': ('+ MAG + MMT', [MAG, MULTI_MASK]),
+  'both': ('+ MAG + MMT', [MAG, MULTI_MASK + '1.0']),
+  # As on this set all triplets of configs/{lupi,baseline,dual_swin}.py.
+  'light': ('+ MAG + 0.1 MMT', [MAG, MULTI_MASK + '0.1']),
 }
 # Square, as the paper's images.
 SQUARE = 'size=72x72'
