@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import baseline, common, dual_swin, lupi, xiv
+from configs import baseline, common, dual_swin, lupi, tsgan, xiv
 from jaxreid import config_checks, experiment, optim
 from jaxreid.augment import exchange
 
@@ -102,14 +102,14 @@ def test_the_plug_ins_have_the_numbers_of_dual_swin():
     assert plugins.multi_mask[name] == method[name]
 
 
-@pytest.mark.parametrize('module', [baseline, lupi, xiv])
+@pytest.mark.parametrize('module', [baseline, lupi, xiv, tsgan])
 @pytest.mark.parametrize('dataset', DATASETS)
 def test_plug_ins_are_off_by_default(module, dataset):
   plugins = module.get_config(f'dataset={dataset}').plugins
   assert plugins.exchange.probability == plugins.multi_mask.weight == 0
 
 
-@pytest.mark.parametrize('module', [baseline, lupi, xiv])
+@pytest.mark.parametrize('module', [baseline, lupi, xiv, tsgan])
 @pytest.mark.parametrize('exchanged', [False, True])
 @pytest.mark.parametrize('compared', [False, True])
 def test_plug_ins_are_switched_on_one_by_one(
@@ -138,7 +138,7 @@ def test_plug_ins_are_switched_on_one_by_one(
   assert calls == expected
 
 
-@pytest.mark.parametrize('module', [baseline, lupi, xiv])
+@pytest.mark.parametrize('module', [baseline, lupi, xiv, tsgan])
 def test_plug_ins_fit_every_method(module):
   config = module.get_config()
   config.plugins.exchange.probability = 0.5
@@ -148,7 +148,7 @@ def test_plug_ins_fit_every_method(module):
   config.plugins.exchange.area = (0.5, 0.1)
   with pytest.raises(ValueError, match=r'exchange.area'):
     experiment.make_method(config, 7)
-  assert list(method.losses) == ['backbone']
+  assert 'backbone' in method.losses
 
 
 def test_dual_swin_has_them_itself():
