@@ -111,7 +111,9 @@ def test_a_killed_process_stops_the_others_and_a_restart_goes_on(
   for child in children:
     assert child.returncode == 0, child.stderr
   assert re.search(r'the checkpoint of step (6|12|18)\n', children[0].stdout)
-  assert children[1].stdout == ''
+  # The library that connects them speaks for itself.
+  said = [x for x in children[1].stdout.splitlines() if '[Gloo]' not in x]
+  assert not said
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   assert len(lines) == len(set(lines)) == 17  # 13 of training, 4 validations
   results = (tmp_path / 'results.json').read_text()
