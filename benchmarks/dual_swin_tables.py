@@ -46,7 +46,7 @@ MULTI_MASK = '--config.plugins.multi_mask.weight='
 PLUGGED = {
   '': ('as it is', []),
   'both': ('+ MAG + MMT', [MAG, MULTI_MASK + '1.0']),
-  # As on this set all triplets of configs/{lupi,baseline,dual_swin}.py.
+  # As the triplets of configs/lupi.py and configs/dual_swin.py on this set.
   'light': ('+ MAG + 0.1 MMT', [MAG, MULTI_MASK + '0.1']),
 }
 # Square, as the paper's images.
