@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
@@ -175,9 +176,9 @@ def test_shapes_that_do_not_fit_are_refused(config, finished):
   method = experiment.make_method(other, 5)
   optimizers = experiment.make_optimizers(other, method, 10)
   batch = {
-    'visible': np.zeros((2, 24, 12, 3), np.uint8),
-    'infrared': np.zeros((2, 24, 12, 3), np.uint8),
-    'label': np.arange(2, dtype=np.int32),
+    'visible': jnp.zeros((2, 24, 12, 3), jnp.uint8),
+    'infrared': jnp.zeros((2, 24, 12, 3), jnp.uint8),
+    'label': jnp.arange(2, dtype=jnp.int32),
   }
   create = jax.jit(
     lambda: train_state.create(method, optimizers, jax.random.key(0), batch),
@@ -190,7 +191,12 @@ def test_shapes_that_do_not_fit_are_refused(config, finished):
 def test_runs_of_one_stage_are_as_they_were(config, tmp_path, monkeypatch):
   one = tsgan.get_config('ablation=backbone')
   seen = []
-  monkeypatch.setattr(train, 'open_run', lambda *args: seen.append(args))
+
+  def open_run(*args):
+    seen.append(args)
+    return train.Run(one, tmp_path, None, None, [])
+
+  monkeypatch.setattr(train, 'open_run', open_run)
   monkeypatch.setattr(train, 'train', lambda run: seen.append(run))
   teacher.open_run(one, tmp_path)
   assert seen == [(one, tmp_path, False)]
