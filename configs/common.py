@@ -118,7 +118,7 @@ def get_config(dataset: str, trial: str = '') -> ml_collections.ConfigDict:
       'aspect': (0.3, 3.3),
     },
     'multi_mask': {
-      'weight': 0.0,  # 1 in dual_swin
+      'weight': 0.0,  # 1 in dual_swin, 0.1 on the rendered set
       'margin': 0.3,
       'spread_margin': 0.1,
       'spread_weight': 0.5,

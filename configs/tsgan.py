@@ -4,8 +4,9 @@
 
 trains an infrared teacher in /tmp/tsgan/teacher and then the student, on the
 rendered set with small networks, and evaluates it with and without
-re-ranking (docs/results.md has what to expect). `--config.teacher=WORKDIR`
-takes a finished teacher in place of the first stage. And
+re-ranking (what to expect there is not measured yet).
+`--config.teacher=WORKDIR` takes a finished teacher in place of the first
+stage. And
 
   python -m jaxreid.main --config=configs/tsgan.py:dataset=sysu_mm01 \
     --workdir=/tmp/tsgan_sysu
