@@ -53,8 +53,10 @@ def main(argv: Sequence[str]):
   if _BATCH.value:
     config.batch.identities = _BATCH.value
   try:
+    classes = _CLASSES.value or published_classes(config)
+    check_identities(config, classes)
     where = open_slice(flags.FLAGS.topology)
-    fits = report(config, where, _CLASSES.value or published_classes(config))
+    fits = report(config, where, classes)
   except ValueError as error:
     command_line.fail(error)
   if not fits:
@@ -77,6 +79,20 @@ def published_classes(config: ml_collections.ConfigDict) -> int:
     raise ValueError(
       f'how many people {name} trains on is not known here; give --classes'
     ) from error
+
+
+def check_identities(config: ml_collections.ConfigDict, classes: int):
+  """Whether a step can be drawn from so many people.
+
+  Raises:
+    ValueError: if not.
+  """
+  count = config.batch.identities
+  if not 2 <= count <= classes:
+    raise ValueError(
+      f'a step of {count} identities cannot be drawn from the {classes} that '
+      f'{config.dataset.name} trains on: --batch is from 2 to {classes}'
+    )
 
 
 def report(

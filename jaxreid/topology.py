@@ -58,9 +58,12 @@ def open_slice(topology: str) -> Slice:
       'the TPU compiler is not installed; it needs no TPU: '
       "pip install 'jaxreid[tpu-dry-run]' (700 MB, Linux on x86)"
     )
-  # There is no TPU to look for, or to be locked against other processes.
+  # There is no TPU to look for, or to be locked against other processes; what
+  # it would be is said, too, or libtpu complains of not knowing.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+  os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+  os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
   import jax
   from jax.experimental import topologies
 

@@ -88,6 +88,16 @@ def test_what_does_not_fit_comes_with_advice(capsys):
   assert '--batch=32,' in advice  # half of what the compiler refused
 
 
+@pytest.mark.parametrize('identities', [1, 13])
+def test_more_people_than_there_are(identities):
+  config = lupi_config.get_config('dataset=sysu_mm01')
+  config.batch.identities = identities
+  with pytest.raises(ValueError, match=rf'{identities} identities .*2 to 12'):
+    dry_run.check_identities(config, 12)
+  config.batch.identities = 12
+  dry_run.check_identities(config, 12)
+
+
 def _run(*flags):
   return subprocess.run(
     [sys.executable, '-m', 'jaxreid.dry_run', *flags],
