@@ -46,7 +46,7 @@ def stages(dtype):
 
 
 def run(dtype, steps):
-  """Losses, last parameters and embeddings, on the host."""
+  """Losses, last variables and embeddings, on the host."""
   mesh = sharding.make_mesh()
   whole = sharding.replicated(mesh)
   method = lupi(12, stages(dtype), split=1, padding=2)
@@ -81,8 +81,13 @@ def run(dtype, steps):
     embed, images, 8, sharding.batch_sharding(mesh), np.arange(3, 16), False
   )
   leaves = jax.tree.leaves(jax.device_get(state.variables))
-  vector = np.concatenate([np.ravel(leaf) for leaf in leaves])
-  return np.array(losses), vector, features
+  return {
+    'losses': np.array(losses),
+    'variables': np.concatenate([np.ravel(leaf) for leaf in leaves]),
+    # The largest entry of the array that each variable belongs to.
+    'scales': np.concatenate([np.full(x.size, np.abs(x).max()) for x in leaves]),
+    'embeddings': features,
+  }
 
 
 def main(out, coordinator, count, index):
@@ -94,11 +99,9 @@ def main(out, coordinator, count, index):
   if processes.is_first():
     np.savez(
       out,
-      first_loss=narrow[0],
-      losses=wide[0],
-      variables=wide[1],
-      embeddings=wide[2],
+      first_loss=narrow['losses'],
       devices=len(jax.devices()),
+      **wide,
     )
 
 
