@@ -98,7 +98,7 @@ def restore(
 ) -> TrainState:
   """The checkpoint of `step`, with the shapes and shardings of `state`.
 
-  `state` may hold arrays or `jax.ShapeDtypeStruct`s.
+  Each leaf of `state` may be an array or a `jax.ShapeDtypeStruct`.
 
   Raises:
     ValueError: if the checkpoint holds another model, or a part of one.

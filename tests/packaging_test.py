@@ -103,6 +103,7 @@ def test_metadata(wheel):
   assert set(metadata.get_all('Provides-Extra')) == {
     'convert',
     'cuda',
+    'docs',
     'test',
     'tpu',
     'tpu-dry-run',

@@ -1,0 +1,145 @@
+"""How the site is built from docs/*.md and the docstrings.
+
+  pip install -e '.[docs]'
+  sphinx-build -W --keep-going -n docs build/docs
+
+Nothing is fetched when a page is read: no fonts, no scripts from elsewhere.
+Formulas become MathML, which browsers draw themselves.
+"""
+
+import ast
+import inspect
+import pathlib
+import sys
+
+from docutils import nodes
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util import logging
+
+# configs is a folder beside the package, not a part of it.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import jaxreid
+
+project = 'jaxreid'
+release = jaxreid.__version__
+html_title = 'jaxreid'
+extensions = [
+  'myst_parser',
+  'sphinx.ext.autodoc',
+  'sphinx.ext.napoleon',
+  'sphinx.ext.viewcode',
+]
+exclude_patterns = ['README.md']
+
+html_theme = 'furo'
+html_static_path = ['_static']
+html_css_files = ['site.css']
+html_theme_options = {'top_of_page_buttons': []}
+html_show_copyright = False
+html_math_renderer = 'mathml'
+
+myst_enable_extensions = ['dollarmath']
+myst_heading_anchors = 4
+
+# Docstrings are written for people: Google's sections, `code` in single
+# backticks, examples indented below a line of text.
+default_role = 'code'
+napoleon_use_ivar = True
+autodoc_member_order = 'bysource'
+autodoc_typehints_format = 'short'
+autodoc_default_options = {'members': True}
+add_module_names = False
+python_use_unqualified_type_names = True
+# -n is for the links of the text. Types of other packages lead nowhere.
+nitpick_ignore_regex = [('py:(class|exc|obj|data)', '.*')]
+
+_logger = logging.getLogger(__name__)
+
+
+def fence_examples(
+  app: object, what: str, name: str, thing: object, options: object, lines: list
+):
+  """Marks indented blocks of a docstring as code, which RST would quote."""
+  del app, what, name, thing, options
+  fenced: list[str] = []
+  for number, line in enumerate(lines):
+    before = lines[number - 1] if number else ''
+    if line.startswith('  ') and not before.strip() and not _inside(fenced):
+      end = next(
+        (n for n in range(number, len(lines)) if lines[n][:1].strip()),
+        len(lines),
+      )
+      language = _language(lines[number:end])
+      fenced += [f'.. code-block:: {language}', '']
+    fenced.append(line)
+  lines[:] = fenced
+
+
+def _inside(lines: list[str]) -> bool:
+  """Whether an indented line goes on with the block before it."""
+  last = next((line for line in reversed(lines) if line.strip()), '')
+  return last.startswith((' ', '* ', '- ', '1.', '.. '))
+
+
+def _language(block: list[str]) -> str:
+  text = inspect.cleandoc('\n'.join(block))
+  if text.startswith(('python ', 'pip ')):
+    return 'sh'
+  try:
+    ast.parse(text)
+  except SyntaxError:
+    return 'text'
+  return 'python'
+
+
+def shorten_signature(
+  app: object,
+  what: str,
+  name: str,
+  thing: object,
+  options: object,
+  signature: str | None,
+  returned: str | None,
+):
+  """Arrays by the name that the source gives them."""
+  del app, what, name, thing, options
+  return tuple(
+    text and text.replace('jaxlib._jax.', '') for text in (signature, returned)
+  )
+
+
+def skip_fields(
+  app: object, what: str, name: str, thing: object, skip: bool, options: object
+) -> bool | None:
+  """Leaves out fields of named tuples: the docstring lists them."""
+  del app, what, name, options
+  if type(thing).__name__ == '_tuplegetter':
+    return True
+  return None if not skip else skip
+
+
+def _draw(block: bool):
+  def visit(translator, node: nodes.Element):
+    try:
+      drawn = str(tex2mathml(node.astext(), as_block=block))
+    except MathError as error:
+      _logger.warning('%s: %s', error, node.astext(), location=node)
+      drawn = node.astext()
+    if block:
+      drawn = f'<div class="equation">{drawn}</div>'
+    translator.body.append(drawn)
+    raise nodes.SkipNode
+
+  return visit
+
+
+def setup(app):
+  """Connects the above."""
+  app.connect('autodoc-process-docstring', fence_examples, priority=400)
+  app.connect('autodoc-process-signature', shorten_signature)
+  app.connect('autodoc-skip-member', skip_fields)
+  app.add_html_math_renderer(
+    'mathml', (_draw(False), None), (_draw(True), None)
+  )
