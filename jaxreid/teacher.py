@@ -24,7 +24,7 @@ import flax.traverse_util
 import jax
 import ml_collections
 
-from jaxreid import checkpoint, experiment, optim, results
+from jaxreid import checkpoint, experiment, optim, processes, results
 from jaxreid import train as single
 from jaxreid.methods.baseline import PLAYER
 from jaxreid.methods.guidance import TEACHER
@@ -68,7 +68,7 @@ def train(run: Run) -> TrainState:
   if not run.config.teacher:
     folder = run.workdir / FOLDER
     _train_teacher(run.config, folder)
-    print(f'second stage: the student, in {run.workdir}', flush=True)
+    processes.say(f'second stage: the student, in {run.workdir}')
   keep_best = bool(run.config.dataset.validation_identities)
   init = functools.partial(_init, run.setup.init, folder, keep_best)
   return single.train(run._replace(setup=run.setup._replace(init=init)))
@@ -143,25 +143,34 @@ def _init(
 
 
 def _train_teacher(config: ml_collections.ConfigDict, folder: pathlib.Path):
-  """Trains and evaluates it within its modality, unless that is done."""
+  """Trains and evaluates it within its modality, unless that is done.
+
+  RegDB and NPU-ReID have searches across modalities alone.
+  """
   try:
     run = single.open_run(teacher_config(config), folder)
   except ValueError as error:
     raise RunError(f'teacher: {error}') from error
-  done = _last_step(folder) == run.setup.total_steps
-  if done and (folder / results.RESULTS).exists():
-    print(f'the teacher in {folder} is finished', flush=True)
-    return
-  print(f'first stage: the teacher, in {folder}', flush=True)
-  single.train(run)
   (modality,) = run.config.method.modalities
   within = [
     search
     for search in run.protocols
     if search.query_modality == search.gallery_modality == modality
   ]
-  report = single.evaluate(run._replace(protocols=within))
-  print(report['table'], flush=True)
+  reported = not within or (folder / results.RESULTS).exists()
+  if reported and _last_step(folder) == run.setup.total_steps:
+    processes.say(f'the teacher in {folder} is finished')
+    return
+  processes.say(f'first stage: the teacher, in {folder}')
+  single.train(run)
+  if within:
+    report = single.evaluate(run._replace(protocols=within))
+    processes.say(report['table'])
+  else:
+    processes.say(
+      f'{run.config.dataset.name} has no search within {modality} images: '
+      'the teacher is not evaluated'
+    )
   jax.clear_caches()  # the student has jitted functions of its own
 
 

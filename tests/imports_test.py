@@ -77,6 +77,7 @@ ROOMS = {
       'jaxreid.experiment',
       'jaxreid.methods',
       'jaxreid.optim',
+      'jaxreid.processes',
       'jaxreid.results',
       'jaxreid.train',
       'jaxreid.train_state',

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 
 from configs import tsgan
 from jaxreid import checkpoint, experiment, teacher, train, train_state
+from jaxreid.evaluation.protocols import Protocol
 
 TINY = {
   'dataset.config': 'tiny',
@@ -168,6 +170,31 @@ def test_a_teacher_that_is_not_there_or_not_done(config, finished, tmp_path):
   with pytest.raises(ValueError, match='copy has no checkpoint'):
     teacher.open_run(wrong, tmp_path / 'student')
   assert not (tmp_path / 'student').exists()
+
+
+@pytest.mark.parametrize('dataset', ['regdb', 'npu_reid'])
+def test_a_teacher_without_a_search_within_its_modality(
+  dataset, tmp_path, monkeypatch, capsys
+):
+  both = tsgan.get_config(f'dataset={dataset}')
+  across = Protocol('i->v', 'infrared', 'visible', [], False)
+  setup = types.SimpleNamespace(total_steps=3)
+  done = []
+
+  def open_run(config, folder):
+    return train.Run(config, folder, setup, None, [across])
+
+  def last_step(folder):
+    return 3 if done else None
+
+  monkeypatch.setattr(train, 'open_run', open_run)
+  monkeypatch.setattr(train, 'train', done.append)
+  monkeypatch.setattr(train, 'evaluate', lambda run: pytest.fail('evaluated'))
+  monkeypatch.setattr(teacher, '_last_step', last_step)
+  for said in ('has no search within infrared', 'is finished'):
+    teacher._train_teacher(both, tmp_path)
+    assert said in capsys.readouterr().out
+  assert len(done) == 1
 
 
 def test_shapes_that_do_not_fit_are_refused(config, finished):
