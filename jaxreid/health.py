@@ -31,12 +31,17 @@ class NonFiniteLossError(RunError):
 
 
 class CollapseWatch:
-  """Tells when a discriminator has been right, or wrong, for too long.
+  """Tells when a discriminator has been right, wrong or blind for too long.
 
   A discriminator that sees through every image leaves its generator without a
   direction to improve in: the loss goes on falling and the images stay bad.
-  One that is always wrong does not learn, or learns the opposite. Looks at
-  every metric `d_..._accuracy`, the share of right decisions of a step.
+  One that is always wrong does not learn, or learns the opposite. One that
+  calls everything fake, or everything real, is right about half and tells
+  nothing apart.
+
+  Looks at every metric `d_..._accuracy`, the share of right decisions of a
+  step, and at the shares `..._accuracy_real` and `..._accuracy_fake` that it
+  is the mean of.
 
   One sentence for each streak, when it is `patience` steps long; a single
   step in between ends a streak.
@@ -47,8 +52,8 @@ class CollapseWatch:
 
     Args:
       patience: steps in a row.
-      margin: an accuracy within this of 1 (or 0) is all right (or wrong); a
-        whole batch has few images, so one wrong decision is more than this.
+      margin: a share within this of 1 (or 0) is all (or nothing); of a
+        thousand patches, a few may be otherwise.
     """
     self._patience = patience
     self._margin = margin
@@ -65,7 +70,11 @@ class CollapseWatch:
     for name, accuracy in metrics.items():
       if not (name.startswith('d_') and name.endswith('_accuracy')):
         continue
-      verdict = self._judge(float(accuracy))
+      real, fake = (
+        float(metrics.get(f'{name}_{part}', accuracy))
+        for part in ('real', 'fake')
+      )
+      verdict = self._judge(float(accuracy), real, fake)
       before, first, steps = self._streaks.get(name, ('', step, 0))
       if verdict != before:
         first, steps = step, 0
@@ -74,10 +83,15 @@ class CollapseWatch:
         said.append(_sentence(name, verdict, first, step))
     return said
 
-  def _judge(self, accuracy: float) -> str:
-    if accuracy >= 1 - self._margin:
+  def _judge(self, accuracy: float, real: float, fake: float) -> str:
+    most = 1 - self._margin
+    if accuracy >= most:
       return 'right'
-    return 'wrong' if accuracy <= self._margin else ''
+    if accuracy <= self._margin:
+      return 'wrong'
+    if fake - real >= most:
+      return 'fake'
+    return 'real' if real - fake >= most else ''
 
 
 def _sentence(name: str, verdict: str, first: int, last: int) -> str:
@@ -89,9 +103,16 @@ def _sentence(name: str, verdict: str, first: int, last: int) -> str:
       'look at the pictures, and give the discriminator a lower rate or less '
       'to see'
     )
+  if verdict == 'wrong':
+    return (
+      f'the discriminator {who} was wrong about every image from step {first} '
+      f'to {last} ({name} 0): it does not learn; give it a higher rate'
+    )
   return (
-    f'the discriminator {who} was wrong about every image from step {first} '
-    f'to {last} ({name} 0): it does not learn; give it a higher rate'
+    f'the discriminator {who} has called every image {verdict} from step '
+    f'{first} to {last} ({name}_{verdict} 1): it tells nothing apart, and the '
+    'generator learns nothing from it; look at the pictures, and give the '
+    'discriminator another rate or a larger width'
   )
 
 

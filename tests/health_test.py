@@ -37,6 +37,23 @@ def test_a_discriminator_that_guesses_is_left_alone():
   assert not told(health.CollapseWatch(patience=2), [0.5] * 50)
 
 
+@pytest.mark.parametrize('verdict', ['fake', 'real'])
+def test_a_discriminator_that_calls_all_the_same_is_told(verdict):
+  watch = health.CollapseWatch(patience=4)
+  other = {'fake': 'real', 'real': 'fake'}[verdict]
+  name = 'd_infrared_accuracy'
+  found = []
+  # One step in between at which it told a few apart.
+  for step, share in enumerate([0.0, 0.0, 0.0, 0.02, *[0.002] * 9], 1):
+    metrics = {f'{name}_{verdict}': 1.0, f'{name}_{other}': share}
+    found += [
+      (step, said) for said in watch(step, {name: (1 + share) / 2, **metrics})
+    ]
+  ((step, said),) = found
+  assert step == 8
+  assert f'd_infrared has called every image {verdict} from step 5 to 8' in said
+
+
 def test_discriminators_are_watched_apart():
   watch = health.CollapseWatch(patience=4)
   said = []
