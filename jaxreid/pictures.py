@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Shaped, UInt8
 from PIL import Image, ImageDraw
 
 from jaxreid import metric_writer, sharding
+from jaxreid.augment.color import denormalize
 from jaxreid.data.source import INFRARED, VISIBLE
 from jaxreid.evaluation.embedding import embed_all
 from jaxreid.experiment import Setup
@@ -51,6 +52,30 @@ def draw(
   }
 
 
+def draw_training(setup: Setup) -> dict[str, UInt8[np.ndarray, 'h w 3']]:
+  """What the network is trained on: images of a few people, augmented.
+
+  Crops, erased and exchanged rectangles, gray mixtures: whatever the method's
+  `augment` makes of them, by the key of the run.
+  """
+  rows = _rows(setup)
+  batch = {
+    name: jnp.asarray(setup.train.images[mine]) for name, mine in rows.items()
+  }
+  batch['label'] = jnp.arange(len(rows['visible']), dtype=jnp.int32)
+  # It runs once: compiling it well takes longer than that.
+  cpu = setup.mesh.devices.flat[0].platform == 'cpu'
+  options = {'xla_backend_optimization_level': 0} if cpu else {}
+  augment = jax.jit(setup.method.augment, compiler_options=options)
+  views = augment(sharding.local_copy(setup.key), batch)
+  images = {
+    name: np.asarray(denormalize(view))
+    for name, view in views.items()
+    if view.ndim == 4
+  }
+  return {'training': side_by_side(images)} if images else {}
+
+
 def write(
   workdir: pathlib.Path,
   step: int,
@@ -70,29 +95,35 @@ def write(
 
 def _examples(setup: Setup, variables: Any) -> dict[str, np.ndarray]:
   """Images of a few people: visible ones, what is made of them, infrared."""
+  images = {
+    m: np.asarray(setup.train.images[r]) for m, r in _rows(setup).items()
+  }
+  # Each process draws by itself.
+  variables = sharding.local_copy(variables)
+  sets = {}
+  for name in images:
+    sets[name] = images[name]
+    made = _views(setup, variables, jnp.asarray(images[name]), name)
+    sets |= {what: np.asarray(pixels) for what, pixels in made.items()}
+  return sets
+
+
+def _rows(setup: Setup) -> dict[str, np.ndarray]:
+  """The first image of a few people in either modality."""
   records = setup.train.records
   names = setup.sampler.names
   chosen = np.linspace(0, len(names) - 1, PEOPLE).round().astype(int)
-  rows = {
+  return {
     modality: np.array(
       [
         np.flatnonzero(
-          (records.identity == names[i]) & (records.modality == modality)
+          (records.identity == names[i]) & (records.modality == code)
         )[0]
         for i in dict.fromkeys(chosen.tolist())
       ]
     )
-    for modality in (VISIBLE, INFRARED)
+    for modality, code in (('visible', VISIBLE), ('infrared', INFRARED))
   }
-  images = {m: np.asarray(setup.train.images[r]) for m, r in rows.items()}
-  # Each process draws by itself.
-  variables = sharding.local_copy(variables)
-  sets = {}
-  for name, code in (('visible', VISIBLE), ('infrared', INFRARED)):
-    sets[name] = images[code]
-    made = _views(setup, variables, jnp.asarray(images[code]), name)
-    sets |= {what: np.asarray(pixels) for what, pixels in made.items()}
-  return sets
 
 
 def _views(

@@ -2,8 +2,9 @@
 
   python -m jaxreid.report WORKDIR [--out=PAGE]
 
-Also of a run on its way. Needs neither the dataset nor a device: what was
-measured of the test images is read from WORKDIR/report.json, if it is there.
+Training and evaluation write it to WORKDIR/report.html by themselves; this
+writes it anew, of a run on its way, too. Needs neither the dataset nor a
+device.
 """
 
 import argparse

@@ -7,19 +7,19 @@ Synopsis:
   evaluate(run)
 
 WORKDIR holds config.json, metrics.jsonl, tensorboard/, checkpoints/ and, at
-the end, results.json, results.md and pictures/. The same command after a kill
-goes on from the last checkpoint and ends with the same bits.
+the end, results.json, results.md, pictures/, report.html and MODEL_CARD.md. The
+same command after a kill goes on from the last checkpoint and ends with the
+same bits.
 """
 
 import os
 import pathlib
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
-import numpy as np
 from clu import parameter_overview, profiler
 from jaxtyping import Array
 
@@ -28,17 +28,14 @@ from jaxreid import (
   dispatch,
   experiment,
   health,
-  pictures,
   processes,
-  ranked_lists,
   results,
+  showing,
   slim,
 )
 from jaxreid.branches import BRANCHES
 from jaxreid.data.source import Table
-from jaxreid.evaluation.embedding import Embedded
 from jaxreid.evaluation.protocols import Protocol
-from jaxreid.evaluation.retrieval import find_lists
 from jaxreid.experiment import Setup
 from jaxreid.health import NonFiniteLossError as NonFiniteLossError
 from jaxreid.health import RunError as RunError
@@ -153,29 +150,40 @@ def evaluate(run: Run) -> dict[str, Any]:
     )
   except ValueError as error:  # such as embeddings that are not finite
     raise RunError(str(error)) from error
-  which = 'best' if keep_best else 'last'
-  report['checkpoint'] = {'step': step, 'which': which}
+  report |= _tell(run, report, step, branches)
+  results.write(run.workdir, report)
+  showing.show(
+    run.workdir, config, setup, run.test, run.protocols, state, embedded
+  )
+  return report
+
+
+def _tell(
+  run: Run,
+  report: Mapping[str, Any],
+  step: int | None,
+  branches: Collection[str],
+) -> dict[str, Any]:
+  """What was evaluated: the checkpoint or the weights, and the table's note."""
+  which = 'best' if run.config.dataset.validation_identities else 'last'
+  made: dict[str, Any] = {'checkpoint': {'step': step, 'which': which}}
   weights = run.setup.weights
-  report['weights'] = weights and weights.source
+  made['weights'] = weights and weights.source
   of = f'Checkpoint: {which}, step {step}.'
   if step is None and weights is not None:
-    report['checkpoint'] = None
+    made['checkpoint'] = None
     of = f'Weights: {weights.source["file"]}, as released.'
-  report['table'] += (
-    f' {of} Feature: {report["test_feature"]}, '
-    f'distance: {run.config.evaluation.test_distance}.'
+  table = (
+    f'{report["table"]} {of} Feature: {report["test_feature"]}, distance: '
+    f'{run.config.evaluation.test_distance}.'
   )
   missing = sorted(set(BRANCHES) - set(branches))
   if missing:
-    report['table'] += (
+    table += (
       f' Left out are searches of {", ".join(missing)} images, which this slim '
       'checkpoint cannot embed.'
     )
-  drawn = pictures.draw(setup, state.variables, config.evaluation.batch_size)
-  drawn |= _draw_lists(run, embedded)
-  pictures.write(run.workdir, int(state.step), drawn)
-  results.write(run.workdir, report)
-  return report
+  return made | {'table': table}
 
 
 def _restore(run: Run, checkpoints: Any, step: int | None) -> TrainState:
@@ -204,20 +212,6 @@ def _restore_for_test(
   except ValueError as error:
     raise RunError(str(error)) from error
   return run._replace(setup=opened.setup), opened.state, opened.branches
-
-
-def _draw_lists(
-  run: Run, embedded: Mapping[str, Embedded]
-) -> dict[str, np.ndarray]:
-  """Figure 4 of the TS-GAN paper, of the first search in the table."""
-  search = run.protocols[0]
-  distance = run.config.evaluation.test_distance
-  lists = find_lists(embedded, search, distance, seed=run.config.seed)
-  if not lists:  # no query has a match that it may be compared with
-    return {}
-  return {
-    'ranked_lists': ranked_lists.draw(lists, run.test.images, search.name)
-  }
 
 
 def _trained_on(run: Run) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from jaxreid import checkpoint, processes, results, teacher
+from jaxreid import checkpoint, processes, results, showing, teacher
 from jaxreid import train as single
 from jaxreid.evaluation.table import Result, format_table, mean_of_splits
 from jaxreid.workdir import claim, open_workdir, to_json
@@ -76,6 +76,7 @@ def run_trials(
     + _unfinished(folder, parts, steps),
   }
   results.write_joined(folder, report)
+  showing.show_joined(folder)
   return report
 
 

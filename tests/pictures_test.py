@@ -123,4 +123,10 @@ def test_a_run_says_what_x_became(start, finish, tiny_data_dir, tmp_path):
   for suffix in (', sum over modalities', ', first of modalities'):
     assert f'infrared->visible, all, single-shot{suffix}' in names
   assert 'infrared->infrared, all, multi-shot' in names
-  assert len(list((tmp_path / 'run' / 'pictures').iterdir())) == 3
+  drawn = (tmp_path / 'run' / 'pictures').iterdir()
+  assert {path.stem for path in drawn} == {
+    'channels',
+    'examples',
+    'ranked_lists',
+    'training',
+  }

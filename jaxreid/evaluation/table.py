@@ -35,6 +35,7 @@ class Result(NamedTuple):
     unique_identities: whether CMC counts identities in place of images.
     test_distance: 'sum' or 'plain'.
     draw: how the galleries were drawn.
+    cmc: the whole curve, from rank 1 on; () in files of older versions.
   """
 
   rank1: float
@@ -52,6 +53,7 @@ class Result(NamedTuple):
   unique_identities: bool
   test_distance: str
   draw: str
+  cmc: tuple[float, ...] = ()
 
 
 def summarize(
@@ -77,6 +79,7 @@ def summarize(
     unique_identities=protocol.unique_identities,
     test_distance=test_distance,
     draw=protocol.draw,
+    cmc=tuple(cmc.mean(axis=0).tolist()),
   )
 
 
@@ -105,7 +108,11 @@ def mean_of_splits(
       f'{field}_std': _deviation([getattr(r, field) for r in results])
       for field in ('rank1', 'mAP')
     }
+    curves = [result.cmc for result in results]
     values: dict[str, Any] = {**mean, **deviation, 'trials': len(splits)}
+    values['cmc'] = (
+      tuple(np.mean(curves, axis=0).tolist()) if all(curves) else ()
+    )
     joined[name] = first._replace(**values)
   return joined
 
