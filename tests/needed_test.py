@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import lupi, xiv
+from configs import lupi, tsgan, xiv
 from jaxreid import experiment, needed
 
 
@@ -38,7 +38,7 @@ def test_nothing_or_all():
   assert len(needed.names(everything)) == 3
 
 
-@pytest.mark.parametrize('file', [lupi, xiv])
+@pytest.mark.parametrize('file', [lupi, tsgan, xiv])
 def test_of_a_method(file):
   config = file.get_config()
   config.backbone.nonlocal_blocks = False
@@ -60,5 +60,10 @@ def test_of_a_method(file):
       for path in needed.names(gray)
     )
   else:
-    # XIV is tested by the feature before the BNNeck.
-    assert all('classifier' in n or 'neck' in n for n in spared)
+    # Both are tested by the feature before the BNNeck.
+    of_backbone = {n for n in spared if n.split('.')[1] == 'backbone'}
+    assert all('classifier' in n or 'neck' in n for n in of_backbone)
+    others = {n.split('.')[1] for n in spared - of_backbone}
+    gan = {'generator', 'discriminator', 'teacher'} if file is tsgan else set()
+    assert others == gan
+    assert {path[1] for path in used} == {'backbone'}
