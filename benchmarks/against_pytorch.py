@@ -15,13 +15,14 @@ optimizer; tables give the median of their turns:
            workers of a DataLoader, the loss read in every step
 
 Needs PyTorch. On a CPU nothing is compiled by PyTorch unless --compile is
-given, which needs a C++ compiler.
+given, which needs a C++ compiler. Where the cores are shared with other work,
+`--cpu_time` counts the seconds of all cores that this process has had; Pillow
+then works in this process, too.
 """
 
 import argparse
 import os
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,10 +32,12 @@ os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.45')
 import torch
 
 from benchmarks import torch_lupi
+from benchmarks.step_parts import Clock
 from benchmarks.torch_feed import DeviceBatches, host_batches
 from benchmarks.train_step import (
   CLASSES,
   Driver,
+  choose_clock,
   describe,
   make_config,
   random_table,
@@ -49,7 +52,10 @@ def main():
   gpu = torch.cuda.is_available()
   torch.backends.cudnn.benchmark = True
   device = torch.device('cuda' if gpu else 'cpu')
-  print(f'lupi, {options.size}: {describe()}, torch {torch.__version__}')
+  print(
+    f'lupi, {options.size}: {describe()}, torch {torch.__version__}'
+    + (', seconds of CPU' if options.cpu_time else '')
+  )
   print('| batch | images | contestant | step ms | images/s | jaxreid is |')
   print('| ---: | ---: | --- | ---: | ---: | ---: |', flush=True)
   for identities in map(int, options.batch.split(',')):
@@ -65,6 +71,7 @@ def parse() -> argparse.Namespace:
   parser.add_argument('--steps', type=int, default=4, help='of a turn')
   parser.add_argument('--turns', type=int, default=5)
   parser.add_argument('--workers', type=int, default=4)
+  parser.add_argument('--cpu_time', action='store_true')
   parser.add_argument('--compile', action='store_true', help='on CPU, too')
   return parser.parse_args()
 
@@ -76,12 +83,14 @@ def race(options: argparse.Namespace, identities: int, device: torch.device):
   dtype = 'bfloat16' if gpu else 'float32'
   config = make_config('lupi', options.size, dtype, identities)
   table = random_table(config)
-  runners[f'jaxreid {dtype}'] = ours(config, table)
+  clock = choose_clock(options.cpu_time)
+  workers = 0 if options.cpu_time else options.workers
+  runners[f'jaxreid {dtype}'] = ours(config, table, clock)
   sampler = experiment.make_sampler(config, table)
   best = gpu or options.compile
-  runners[f'tuned {dtype}'] = tuned(config, table, sampler, device, best)
+  runners[f'tuned {dtype}'] = tuned(config, table, sampler, device, best, clock)
   runners['plain float32'] = plain(
-    config, table, sampler, device, options.workers
+    config, table, sampler, device, workers, clock
   )
   for run in runners.values():
     run(1)  # compiles
@@ -95,15 +104,20 @@ def race(options: argparse.Namespace, identities: int, device: torch.device):
   )
 
 
-def ours(config: Any, table: Any) -> Runner:
+def ours(config: Any, table: Any, clock: Clock) -> Runner:
   """The step of a run, over its feed."""
   config.schedule.epochs = 1e4  # more steps than are run
-  driver = Driver(experiment.build(config, table))
+  driver = Driver(experiment.build(config, table), clock)
   return driver.seconds_per_step
 
 
 def tuned(
-  config: Any, table: Any, sampler: Any, device: torch.device, compiled: bool
+  config: Any,
+  table: Any,
+  sampler: Any,
+  device: torch.device,
+  compiled: bool,
+  clock: Clock,
 ) -> Runner:
   """The best that we know."""
   network = make_network(config).to(device, memory_format=torch.channels_last)
@@ -114,7 +128,7 @@ def tuned(
   weights = loss_weights(config)
 
   def run(steps: int) -> float:
-    start = time.perf_counter()
+    start = clock()
     for _ in range(steps):
       images, labels = feed.next()
       half = device.type == 'cuda'
@@ -123,13 +137,18 @@ def tuned(
       optimizer.zero_grad(set_to_none=True)
       loss.backward()
       optimizer.step()
-    return (wait(device) - start) / steps
+    return (wait(device, clock) - start) / steps
 
   return run
 
 
 def plain(
-  config: Any, table: Any, sampler: Any, device: torch.device, workers: int
+  config: Any,
+  table: Any,
+  sampler: Any,
+  device: torch.device,
+  workers: int,
+  clock: Clock,
 ) -> Runner:
   """As the public code is written."""
   network = make_network(config, written_out=True).to(device)
@@ -142,7 +161,7 @@ def plain(
     feed = host_batches(table, sampler, padding, device, workers)
     for _ in range(2 * workers + 1):
       next(feed)  # what they had prepared ahead
-    start = time.perf_counter()
+    start = clock()
     for _ in range(steps):
       images, labels = next(feed)
       loss = weighted_loss(network, images, labels, *weights)
@@ -150,7 +169,7 @@ def plain(
       loss.backward()
       optimizer.step()
       float(loss)
-    seconds = (wait(device) - start) / steps
+    seconds = (wait(device, clock) - start) / steps
     feed.close()
     return seconds
 
@@ -170,11 +189,11 @@ def weighted_loss(network, images, labels, triplet, color_free):
   return torch_lupi.lupi_loss(network, images, labels, triplet, color_free)
 
 
-def wait(device: torch.device) -> float:
+def wait(device: torch.device, clock: Clock) -> float:
   """The time when the device has done its work."""
   if device.type == 'cuda':
     torch.cuda.synchronize()
-  return time.perf_counter()
+  return clock()
 
 
 def report(identities: int, images: int, seconds: dict[str, float]):

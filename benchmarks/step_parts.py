@@ -17,6 +17,9 @@ import optax
 from jaxreid import experiment
 from jaxreid.experiment import Setup
 
+# Seconds since whenever.
+Clock = Callable[[], float]
+
 
 def time_parts(
   config: Any, setup: Setup, driver: Any, repeats: int
@@ -26,7 +29,7 @@ def time_parts(
   Args:
     config: of the run.
     setup: of the run.
-    driver: the `train_step.Driver` of the run.
+    driver: the `train_step.Driver` of the run, by whose clock is timed.
     repeats: calls of each part.
   """
   method, state, key = setup.method, driver.state, setup.key
@@ -49,11 +52,11 @@ def time_parts(
   median = {}
   for name, run in runs.items():
     jax.block_until_ready(run())
-    median[name] = statistics.median(timed(run, repeats))
+    median[name] = statistics.median(timed(run, repeats, driver.clock))
   median['backward'] -= median['forward']
   # What the host does, nobody else asking for its cores.
-  fetched = timed(lambda: next(driver.inputs), 3 * repeats)[repeats:]
-  median['feed'] = statistics.mean(fetched) / driver.length
+  fetched = timed(lambda: next(driver.inputs), 3 * repeats, driver.clock)
+  median['feed'] = statistics.mean(fetched[repeats:]) / driver.length
   median['feed'] += median.pop('gather')
   return median
 
@@ -102,11 +105,13 @@ def updated(optimizers: Any, state: Any, grads: Any) -> Any:
   return moved
 
 
-def timed(run: Callable[[], Any], repeats: int) -> list[float]:
+def timed(
+  run: Callable[[], Any], repeats: int, clock: Clock = time.perf_counter
+) -> list[float]:
   """Seconds of each call, waiting for its results."""
   seconds = []
   for _ in range(repeats):
-    start = time.perf_counter()
+    start = clock()
     jax.block_until_ready(run())
-    seconds.append(time.perf_counter() - start)
+    seconds.append(clock() - start)
   return seconds

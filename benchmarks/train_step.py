@@ -14,6 +14,9 @@ which the share of the peak is of. The parts are programs of their own, so
 that they need not add up to the step, in which they overlap; `backward` is
 what the gradient takes beyond the losses alone. They are those of the first
 batch.
+
+On a CPU that is shared with other work, `--cpu_time` counts the seconds of all
+cores that this process has had instead of those of the clock on the wall.
 """
 
 import argparse
@@ -27,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.step_parts import time_parts, timed
+from benchmarks.step_parts import Clock, time_parts, timed
 from jaxreid import experiment
 from jaxreid.data.source import INFRARED, VISIBLE, Records, Table
 from jaxreid.experiment import Setup
@@ -70,15 +73,19 @@ def main():
   options = parse()
   jax.config.update('jax_enable_compilation_cache', False)
   device = jax.devices()[0]
-  print(f'{options.method}, {options.size}, {options.dtype}: {describe()}')
-  peak = matmul_peak(device.platform, DTYPES[options.dtype])
+  clock = choose_clock(options.cpu_time)
+  print(
+    f'{options.method}, {options.size}, {options.dtype}: {describe()}'
+    + (', seconds of CPU' if options.cpu_time else '')
+  )
+  peak = matmul_peak(device.platform, DTYPES[options.dtype], clock)
   print(f'peak of a {options.dtype} matrix product: {peak / 1e12:.4g} TFLOP/s')
   print_header()
   for i, identities in enumerate(map(int, options.batch.split(','))):
     config = make_config(
       options.method, options.size, options.dtype, identities, options.remat
     )
-    row = measure(config, options.repeats, options.parts and i == 0)
+    row = measure(config, options.repeats, options.parts and i == 0, clock)
     print_row(identities, row, peak)
 
 
@@ -92,10 +99,16 @@ def parse() -> argparse.Namespace:
   parser.add_argument('--size', choices=list(SIZES), default='small')
   parser.add_argument('--remat', action='store_true')
   parser.add_argument('--repeats', type=int, default=10)
+  parser.add_argument('--cpu_time', action='store_true')
   parser.add_argument(
     '--parts', action=argparse.BooleanOptionalAction, default=True
   )
   return parser.parse_args()
+
+
+def choose_clock(cpu_time: bool) -> Clock:
+  """The clock on the wall, or that of this process's work."""
+  return time.process_time if cpu_time else time.perf_counter
 
 
 def describe() -> str:
@@ -128,7 +141,12 @@ def random_table(config: Any, classes: int = CLASSES) -> Table:
   return Table(pixels.reshape(size), records, '')
 
 
-def matmul_peak(platform: str, dtype: Any, repeats: int = 5) -> float:
+def matmul_peak(
+  platform: str,
+  dtype: Any,
+  clock: Clock = time.perf_counter,
+  repeats: int = 5,
+) -> float:
   """Operations per second of the best of two square matrix products."""
   rates = []
   for side in PEAK_SIDES.get(platform, (4096, 8192)):
@@ -143,7 +161,7 @@ def matmul_peak(platform: str, dtype: Any, repeats: int = 5) -> float:
       return x
 
     jax.block_until_ready(chain(a))
-    seconds = min(timed(lambda chain=chain, a=a: chain(a), repeats))
+    seconds = min(timed(lambda chain=chain, a=a: chain(a), repeats, clock))
     rates.append(8 * 2 * side**3 / seconds)
   return max(rates)
 
@@ -151,8 +169,9 @@ def matmul_peak(platform: str, dtype: Any, repeats: int = 5) -> float:
 class Driver:
   """A run's step over its feed, as the training loop has it."""
 
-  def __init__(self, setup: Setup):
+  def __init__(self, setup: Setup, clock: Clock = time.perf_counter):
     self.setup = setup
+    self.clock = clock
     self.step = setup.step
     self.length = setup.steps_per_dispatch
     self.state = setup.init()
@@ -165,27 +184,32 @@ class Driver:
   def seconds_per_step(self, steps: int) -> float:
     """Of at least so many steps, waited for at the end alone."""
     dispatches = max(steps // self.length, 1)
-    start = time.perf_counter()
+    start = self.clock()
     for _ in range(dispatches):
       self.state, metrics = self.step(
         self.state, self.setup.feed.pixels, next(self.inputs), self.setup.key
       )
     jax.block_until_ready((self.state, metrics))
-    return (time.perf_counter() - start) / (dispatches * self.length)
+    return (self.clock() - start) / (dispatches * self.length)
 
 
-def measure(config: Any, repeats: int, parts: bool = True) -> Row:
+def measure(
+  config: Any,
+  repeats: int,
+  parts: bool = True,
+  clock: Clock = time.perf_counter,
+) -> Row:
   """Compiles and times the step of a config on noise."""
   # Too many steps to end, and intervals that a dispatch can divide.
   config.schedule.epochs = 1e4
   config.schedule.warmup_epochs = 0.0
   setup = experiment.build(config, random_table(config))
-  driver = Driver(setup)
+  driver = Driver(setup, clock)
   given = next(driver.inputs)
-  start = time.perf_counter()
+  start = clock()
   lowered = setup.step.lower(driver.state, setup.feed.pixels, given, setup.key)
   program = driver.step = lowered.compile()
-  compile_seconds = time.perf_counter() - start
+  compile_seconds = clock() - start
   # A loop's body counts once, so these are of one step.
   counts = [c.cost_analysis() or {} for c in (program, lowered)]
   driver.seconds_per_step(2 * driver.length)  # warms up
