@@ -88,32 +88,53 @@ def test_processes_compute_what_one_does(
   assert differences['embeddings'] <= 1e-6  # the host has them in float32
 
 
+def launch(start, flags, count):
+  """Processes of one run."""
+  address = f'--coordinator=127.0.0.1:{free_port()}'
+  flags = [*flags, address, f'--num_processes={count}']
+  return [start(*flags, f'--process_id={i}') for i in range(count)]
+
+
+def others_stop(start, finish, flags, workdir, count, victim):
+  """Kills one after the first checkpoint; all others end with a sentence."""
+  children = launch(start, flags, count)
+  saved = workdir / 'checkpoints' / '6'
+  while not saved.exists():
+    assert children[0].poll() is None, children[0].communicate()
+    time.sleep(0.01)
+  killed = children.pop(victim)
+  killed.send_signal(signal.SIGKILL)
+  begin = time.monotonic()
+  for child in children:
+    child.wait(timeout=150)
+  seconds = time.monotonic() - begin
+  print(
+    f'\nprocess {victim} of {count} killed: others ended in {seconds:.1f} s'
+  )
+  assert seconds < 120
+  finish(killed)
+  for stopped in map(finish, children):
+    assert stopped.returncode == 1, stopped.stderr
+    assert 'one of them was probably killed' in stopped.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('count', 'victim'), [(2, 0), (4, 2)])
+def test_whichever_is_killed_the_others_stop(
+  start, finish, resumable_flags, tmp_path, count, victim
+):
+  flags = [*resumable_flags, f'--workdir={tmp_path}']
+  others_stop(start, finish, flags, tmp_path, count, victim)
+
+
 @pytest.mark.slow
 def test_a_killed_process_stops_the_others_and_a_restart_goes_on(
   start, finish, resumable_flags, tmp_path
 ):
-  flags = [*resumable_flags, f'--workdir={tmp_path}', '--num_processes=2']
+  flags = [*resumable_flags, f'--workdir={tmp_path}']
+  others_stop(start, finish, flags, tmp_path, count=2, victim=1)
 
-  def launch():
-    address = f'--coordinator=127.0.0.1:{free_port()}'
-    return [start(*flags, address, f'--process_id={i}') for i in range(2)]
-
-  first, second = launch()
-  saved = tmp_path / 'checkpoints' / '6'
-  while not saved.exists():
-    assert first.poll() is None, first.communicate()
-    time.sleep(0.01)
-  second.send_signal(signal.SIGKILL)
-  killed = time.monotonic()
-  stopped = finish(first)
-  seconds = time.monotonic() - killed
-  print(f'\nthe other process ended {seconds:.1f} s after the kill')
-  assert seconds < 120
-  finish(second)
-  assert stopped.returncode == 1, stopped.stderr
-  assert 'one of them was probably killed' in stopped.stderr
-
-  children = [finish(child) for child in launch()]
+  children = [finish(child) for child in launch(start, flags, 2)]
   for child in children:
     assert child.returncode == 0, child.stderr
   assert re.search(r'the checkpoint of step (6|12|18)\n', children[0].stdout)
@@ -125,7 +146,7 @@ def test_a_killed_process_stops_the_others_and_a_restart_goes_on(
   results = (tmp_path / 'results.json').read_text()
 
   # One process alone restores what two have saved.
-  again = finish(start(*flags[:-1], '--mode=evaluate'))
+  again = finish(start(*flags, '--mode=evaluate'))
   assert again.returncode == 0, again.stderr
   table = re.search(r'"rank1": ([\d.]+)', results)
   after = (tmp_path / 'results.json').read_text()
