@@ -85,6 +85,8 @@ def _part(
 ) -> ml_collections.ConfigDict:
   part = config.copy_and_resolve_references()
   part.dataset.config, part.dataset.trials = name, ()
+  if part.get('teacher'):  # a run of all splits, too
+    part.teacher = str(pathlib.Path(part.teacher, name))
   return part
 
 

@@ -8,6 +8,7 @@ import statistics
 import ml_collections
 import pytest
 
+from configs import tsgan
 from jaxreid import trials
 from tfds_builders import prepare
 
@@ -52,6 +53,14 @@ def joined(flags, start, finish, tmp_path_factory):
 
 def _results(folder):
   return json.loads((folder / 'results.json').read_text())
+
+
+def test_every_trial_has_the_teacher_of_its_split():
+  config = tsgan.get_config('dataset=regdb,trial=all')
+  assert trials._part(config, 'trial_2').teacher == ''
+  config.teacher = '/teachers'
+  parts = [trials._part(config, name) for name in TRIALS]
+  assert [part.teacher for part in parts] == [f'/teachers/{t}' for t in TRIALS]
 
 
 def test_the_mean_of_all_trials(joined):
