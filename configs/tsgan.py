@@ -92,6 +92,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     'detach_feature_map': False,
     'generator_width': 64,
     'generator_blocks': 9,
+    'generator_downsamplings': 2,
     'generator_kernel': 7,
     'discriminator_width': 64,
     'padding': 10,

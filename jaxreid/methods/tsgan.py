@@ -66,6 +66,7 @@ def tsgan(
   detach_feature_map: bool = False,
   generator_width: int = 64,
   generator_blocks: int = 9,
+  generator_downsamplings: int = 2,
   generator_kernel: int = 7,
   discriminator_width: int = 64,
   padding: int = 10,
@@ -97,6 +98,7 @@ def tsgan(
     detach_feature_map: whether Eq. 1 passes no gradient through f(X_I').
     generator_width: as in `Generator`.
     generator_blocks: as in `Generator`.
+    generator_downsamplings: as in `Generator`.
     generator_kernel: as in `Generator`.
     discriminator_width: as in `Discriminator`.
     padding: zero pixels around an image before its random crop.
@@ -118,7 +120,12 @@ def tsgan(
   weights = {name: weights[name] for name in teacher_losses}
   joint = discriminator == 'joint'
   translator = Translator(
-    Generator(generator_width, generator_blocks, generator_kernel),
+    Generator(
+      generator_width,
+      generator_blocks,
+      generator_downsamplings,
+      generator_kernel,
+    ),
     Discriminator(discriminator_width, joint),
     Discriminator(discriminator_width),
     gan_loss == 'least_squares',

@@ -16,9 +16,22 @@ batch: normalisation is within an image.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 _INIT = nn.initializers.normal(0.02)
+
+
+def _equal_phases(
+  key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+) -> Array:
+  """Weights that make one pixel four times over, so that no grid appears.
+
+  Aitken et al., "Checkerboard artifact free sub-pixel convolution", 2017,
+  https://arxiv.org/abs/1707.02937.
+  """
+  one = _INIT(key, (*shape[:-1], shape[-1] // 4), dtype)
+  return jnp.tile(one, 4)
 
 
 class Generator(nn.Module):
@@ -28,14 +41,17 @@ class Generator(nn.Module):
   two upsamplings, a 7x7 convolution and tanh.
 
   Attributes:
-    width: channels at full resolution; twice and four times as many below.
+    width: channels at full resolution; twice as many after each downsampling.
     blocks: residual blocks; 9 in CycleGAN, 6 for images up to 128 x 128.
+    downsamplings: and as many upsamplings; 2 in CycleGAN. Small images keep
+      more of their detail with 1.
     kernel: size of the first and the last convolution, an odd number; on a
       CPU a 7x7 convolution of a whole image takes longer than all else.
   """
 
   width: int = 64
   blocks: int = 9
+  downsamplings: int = 2
   kernel: int = 7
 
   @nn.compact
@@ -44,19 +60,20 @@ class Generator(nn.Module):
   ) -> Float[Array, 'n h w 3']:
     """Maps [N, H, W, 3] to [N, H, W, 3]."""
     height, width = images.shape[1:3]
-    # Two halvings and two doublings give multiples of 4 back.
-    x = _reflect(images, (0, -height % 4), (0, -width % 4))
+    # As many halvings as doublings give multiples of this back.
+    multiple = 2**self.downsamplings
+    x = _reflect(images, (0, -height % multiple), (0, -width % multiple))
     border = (self.kernel // 2, self.kernel // 2)
     x = _conv(self.width, self.kernel, name='in')(_reflect(x, border))
     x = _norm_relu(x)
-    for i in (1, 2):
+    for i in range(1, self.downsamplings + 1):
       down = _conv(self.width * 2**i, 3, 2, name=f'down{i}')
       x = _norm_relu(down(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))))
     for i in range(self.blocks):
       y = _conv(x.shape[-1], 3, name=f'block{i}_conv1')(_reflect(x, (1, 1)))
       y = _reflect(_norm_relu(y), (1, 1))
       x += _normalize(_conv(x.shape[-1], 3, name=f'block{i}_conv2')(y))
-    for i in (1, 0):
+    for i in reversed(range(self.downsamplings)):
       x = _norm_relu(_upsample(x, self.width * 2**i, f'up{i}'))
     x = _conv(3, self.kernel, name='out')(_reflect(x, border))
     return jnp.tanh(x)[:, :height, :width]
@@ -134,6 +151,7 @@ def _conv(
   size: int,
   stride: int = 1,
   padding: str = 'VALID',
+  init: nn.initializers.Initializer = _INIT,
   name: str | None = None,
 ) -> nn.Conv:
   return nn.Conv(
@@ -141,7 +159,7 @@ def _conv(
     (size, size),
     (stride, stride),
     padding,
-    kernel_init=_INIT,
+    kernel_init=init,
     name=name,
   )
 
@@ -158,7 +176,7 @@ def _upsample(
   # Its padding to the edge would have XLA move rows between devices.
   x = jnp.concatenate([x, x[:, -1:]], 1)
   x = jnp.concatenate([x, x[:, :, -1:]], 2)
-  y = _conv(4 * features, 2, name=name)(x)
+  y = _conv(4 * features, 2, init=_equal_phases, name=name)(x)
   y = y.reshape(count, height, width, 2, 2, features).swapaxes(2, 3)
   return y.reshape(count, 2 * height, 2 * width, features)
 

@@ -41,6 +41,28 @@ def test_images_of_any_size(size):
     assert logits.shape == (2, -(-size[0] // 8), -(-size[1] // 8), 1)
 
 
+@pytest.mark.parametrize('downsamplings', [0, 1, 3])
+def test_downsamplings(downsamplings):
+  images = _images(1, 9, 7)
+  generator = Generator(4, 1, downsamplings)
+  params = quick_jit(generator.init)(KEY, images)
+  assert generator.apply(params, images).shape == images.shape
+  layers = params['params']
+  assert {n for n in layers if n.startswith('up')} == {
+    f'up{i}' for i in range(downsamplings)
+  }
+  width = 4 * 2**downsamplings
+  assert layers['block0_conv1']['kernel'].shape == (3, 3, width, width)
+
+
+def test_a_new_upsampling_leaves_no_grid():
+  images = _images(1, 8, 8)
+  kernel = quick_jit(Generator(4, 1, 1).init)(KEY, images)['params']['up0']
+  phases = np.split(np.asarray(kernel['kernel']), 4, axis=-1)
+  assert all((phase == phases[0]).all() for phase in phases)
+  assert np.ptp(phases[0]) > 0
+
+
 def test_parameters_of_the_published_networks():
   images = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
   # CycleGAN's generator of 9 blocks has 11.38 M; its two upsamplings are 3x3,
