@@ -8,8 +8,10 @@ Formulas become MathML, which browsers draw themselves.
 """
 
 import ast
+import html
 import inspect
 import pathlib
+import re
 import sys
 
 from docutils import nodes
@@ -115,20 +117,28 @@ def skip_fields(
 ) -> bool | None:
   """Leaves out fields of named tuples: the docstring lists them."""
   del app, what, name, options
-  if type(thing).__name__ == '_tuplegetter':
-    return True
-  return None if not skip else skip
+  return True if type(thing).__name__ == '_tuplegetter' else None
+
+
+def _split_tag(text: str) -> tuple[str, str]:
+  """A formula without its number, and the number, which MathML lacks."""
+  found = re.search(r'\\tag\{([^}]*)\}', text)
+  if not found:
+    return text, ''
+  number = f'<span class="number">({html.escape(found[1])})</span>'
+  return text.replace(found[0], ''), number
 
 
 def _draw(block: bool):
   def visit(translator, node: nodes.Element):
+    text, number = _split_tag(node.astext())
     try:
-      drawn = str(tex2mathml(node.astext(), as_block=block))
+      drawn = str(tex2mathml(text, as_block=block))
     except MathError as error:
-      _logger.warning('%s: %s', error, node.astext(), location=node)
-      drawn = node.astext()
+      _logger.warning('%s: %s', error, text, location=node)
+      drawn = html.escape(text)
     if block:
-      drawn = f'<div class="equation">{drawn}</div>'
+      drawn = f'<div class="equation"><div>{drawn}</div>{number}</div>'
     translator.body.append(drawn)
     raise nodes.SkipNode
 

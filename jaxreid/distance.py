@@ -45,6 +45,12 @@ def pairwise_euclidean(
   Returns:
     [M, N] distances in float32, or in float64 if an argument is float64.
 
+  Example:
+    >>> a, b = jnp.array([[0.0, 0.0], [3.0, 0.0]]), jnp.array([[0.0, 4.0]])
+    >>> pairwise_euclidean(a, b)
+    Array([[4.],
+           [5.]], dtype=float32)
+
   Raises:
     ValueError: if the arguments are not two matrices of equal width.
   """

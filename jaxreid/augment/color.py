@@ -105,6 +105,10 @@ def fixed_gray(images: Shaped[Array, 'n h w 3']) -> Shaped[Array, 'n h w 3']:
   """The luminance 0.299 R + 0.587 G + 0.114 B, rounded down, in 3 channels.
 
   LUPI's "gray" rows. It is also the gray version of a test image.
+
+  Example:
+    >>> fixed_gray(jnp.array([[[[255, 0, 0]]]], jnp.uint8)).tolist()
+    [[[[76, 76, 76]]]]
   """
   weights = jnp.asarray(GRAY_WEIGHTS, jnp.float32)[None, :]
   return mix_channels(images, jnp.broadcast_to(weights, (images.shape[0], 3)))

@@ -92,6 +92,12 @@ def rank(
     The metrics. Queries without a comparable true match are left out of the
     means; if none is left, the means are NaN.
 
+  Example:
+    >>> distance = np.array([[0.2, 0.1, 0.4]])
+    >>> found = rank(distance, np.array([7]), np.array([7, 8, 7]), max_rank=3)
+    >>> found.cmc.tolist(), round(float(found.mean_ap), 3)
+    ([0.0, 1.0, 1.0], 0.583)
+
   Raises:
     ValueError: if the shapes do not fit together, or on another
       `average_precision`.

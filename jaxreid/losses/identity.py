@@ -35,6 +35,11 @@ def identity_loss(
   Returns:
     [N] losses in nats.
 
+  Example:
+    >>> logits = jnp.array([[5.0, 0.0], [0.0, 0.0]])
+    >>> identity_loss(logits, jnp.array([0, 1])).round(3)
+    Array([0.007, 0.693], dtype=float32)
+
   Raises:
     ValueError: if the rows differ in number or eps is not in [0, 1].
   """

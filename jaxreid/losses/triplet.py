@@ -67,6 +67,13 @@ def batch_hard_triplet(
   Returns:
     [N] losses, 0 for an anchor without a negative.
 
+  Example:
+    >>> visible = jnp.array([[0.0], [1.0], [2.0], [3.0]])
+    >>> infrared = visible + 0.5
+    >>> labels = jnp.array([7, 7, 8, 8])
+    >>> batch_hard_triplet(visible, infrared, infrared, labels, margin=0.5)
+    Array([0. , 0. , 1.5, 0. ], dtype=float32)
+
   Raises:
     ValueError: if the sets and labels do not align.
   """
@@ -205,6 +212,12 @@ def multi_mask_triplet(
 
   Returns:
     [N] losses. For an anchor without a negative the first term is 0.
+
+  Example:
+    >>> visible = jnp.array([[0.0], [1.0], [2.0], [3.0]])
+    >>> labels = jnp.array([7, 7, 8, 8])
+    >>> multi_mask_triplet(visible, visible, labels, 0.5, 0.25, 1.0).round(3)
+    Array([0.75, 1.25, 1.25, 0.75], dtype=float32)
 
   Raises:
     ValueError: if the sets and labels do not align.
