@@ -17,6 +17,7 @@ import sys
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.builders.html import StandaloneHTMLBuilder
 from sphinx.util import logging
 
 # configs is a folder beside the package, not a part of it.
@@ -145,8 +146,35 @@ def _draw(block: bool):
   return visit
 
 
+class Builder(StandaloneHTMLBuilder):
+  """HTML whose search page is find.html: search.html is a page of ours."""
+
+  name = 'html'
+
+  def handle_page(
+    self, pagename, addctx, templatename='page.html', **options
+  ) -> None:
+    """Writes a page."""
+    if templatename == 'search.html':
+      pagename = 'find'
+    super().handle_page(pagename, addctx, templatename, **options)
+
+
+def lead_to_find(
+  app: object, pagename: str, templatename: str, context: dict, tree: object
+):
+  """Lets the search field of every page lead to find.html."""
+  del app, pagename, templatename, tree
+  pathto = context['pathto']
+  context['pathto'] = lambda name, *rest: pathto(
+    'find' if name == 'search' else name, *rest
+  )
+
+
 def setup(app):
   """Connects the above."""
+  app.add_builder(Builder, override=True)
+  app.connect('html-page-context', lead_to_find)
   app.connect('autodoc-process-docstring', fence_examples, priority=400)
   app.connect('autodoc-process-signature', shorten_signature)
   app.connect('autodoc-skip-member', skip_fields)
