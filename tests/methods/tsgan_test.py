@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -88,15 +89,38 @@ def _same(a, b):
   )
 
 
+def _direction(params):
+  """As long as 1; all parameters take part."""
+  flat, unravel = jax.flatten_util.ravel_pytree(params)
+  drawn = jax.random.normal(jax.random.key(8), flat.shape)
+  return unravel(drawn / jnp.linalg.norm(drawn))
+
+
 @pytest.fixture(scope='module')
-def phases(variables):
-  """What each loss gives at one set of variables, with jitted losses."""
+def slopes(variables):
+  """player -> ((total, aux), their slopes), jitted, what it was given."""
   method = _method()
   outputs, found = {}, {}
   for player, loss in method.losses.items():
-    found[player] = quick_jit(loss)(variables, _views(), KEY, outputs)
-    outputs = {**outputs, **found[player][1].outputs}
+
+    def along(params, variables, given, loss=loss, player=player):
+      def objective(params):
+        both = {**variables, 'params': {**variables['params'], player: params}}
+        return loss(both, _views(), KEY, given)
+
+      return jax.jvp(objective, (params,), (_direction(params),))
+
+    run = quick_jit(along)
+    made = run(variables['params'][player], variables, outputs)
+    found[player] = (made, run, outputs)
+    outputs = {**outputs, **made[0][1].outputs}
   return found
+
+
+@pytest.fixture(scope='module')
+def phases(slopes):
+  """What each loss gives at one set of variables, with jitted losses."""
+  return {player: made[0] for player, (made, _, _) in slopes.items()}
 
 
 # Algorithm 1.
@@ -226,6 +250,68 @@ def test_gradient_through_the_feature_map(variables):
 # Totals.
 
 
+def _to_unit(x):
+  return color.denormalize(x) / 127.5 - 1
+
+
+def _judge(variables, joint, name, *given):
+  params = variables['params']['discriminator'][name]
+  return Discriminator(4, joint).apply({'params': params}, *given)
+
+
+@pytest.mark.parametrize('player', PLAYERS)
+def test_every_term_has_its_gradient(variables, slopes, player):
+  """No gradient is stopped on its way: slopes are those by differences."""
+  (_, (slope, aux)), run, given = slopes[player]
+  params = variables['params'][player]
+  direction = _direction(params)
+  ends = []
+  for step in (2e-3, -2e-3):
+    moved = jax.tree.map(lambda p, d, by=step: p + by * d, params, direction)
+    total, there = run(moved, variables, given)[0]
+    ends.append({'total': total, **there.metrics})
+  slopes = {'total': slope, **aux.metrics}
+  for name in slopes:
+    if 'accuracy' not in name:
+      by_difference = (ends[0][name] - ends[1][name]) / 4e-3
+      assert abs(slopes[name]) > 1e-4, name
+      assert_allclose(
+        slopes[name], by_difference, rtol=0.1, atol=3e-5, err_msg=name
+      )
+
+
+def test_equations_1_and_12(variables, phases):
+  made = phases['generator'][1].outputs
+  maps = phases['backbone'][1].outputs
+  fake = made['fake_infrared']
+  # Line 1 has the backbone at rest; line 3 has it in training.
+  at_rest = _apply(variables, {'fake': fake}, False).feature_maps[-1]
+  fooled = _judge(variables, True, 'infrared', _to_unit(fake), at_rest)
+  metrics = phases['generator'][1].metrics
+  assert_allclose(
+    metrics['g_infrared'], -jax.nn.log_sigmoid(fooled).mean(), rtol=2e-3
+  )
+  seen = _judge(variables, False, 'visible', _to_unit(made['fake_visible']))
+  assert_allclose(
+    metrics['g_visible'], -jax.nn.log_sigmoid(seen).mean(), rtol=2e-3
+  )
+  real = _views()['infrared']
+  terms = [
+    -jax.nn.log_sigmoid(
+      _judge(variables, True, 'infrared', _to_unit(image), maps[seen])
+    ).mean()
+    for image, seen in (
+      (fake, 'fake_map'),
+      (fake, 'real_map'),
+      (real, 'fake_map'),
+    )
+  ]
+  gan = phases['backbone'][1].metrics['gan']
+  assert_allclose(gan, sum(terms) / 3, rtol=2e-3)
+  # Each of the three makes a difference here.
+  assert min(abs(float(gan - term)) for term in terms) > 4e-3
+
+
 def test_equation_7(phases):
   total, aux = phases['generator']
   metrics = aux.metrics
@@ -321,15 +407,8 @@ def test_equation_2_of_both_discriminators(variables, phases):
   images = phases['generator'][1].outputs
   maps = phases['backbone'][1].outputs
   total, aux = phases['discriminator']
-  params = variables['params']['discriminator']
-
-  def to_unit(x):
-    return color.denormalize(x) / 127.5 - 1
-
-  def judge(joint, name, *given):
-    return Discriminator(4, joint).apply({'params': params[name]}, *given)
-
-  real, fake = to_unit(_views()['infrared']), to_unit(images['fake_infrared'])
+  judge = functools.partial(_judge, variables)
+  real, fake = _to_unit(_views()['infrared']), _to_unit(images['fake_infrared'])
   of_real = judge(True, 'infrared', real, maps['real_map'])
   of_fakes = [
     judge(True, 'infrared', *pair)
@@ -341,8 +420,8 @@ def test_equation_2_of_both_discriminators(variables, phases):
   ]
   expected = -jax.nn.log_sigmoid(of_real).mean()
   expected += sum(-jax.nn.log_sigmoid(-x).mean() for x in of_fakes) / 3
-  seen = judge(False, 'visible', to_unit(_views()['visible']))
-  made = judge(False, 'visible', to_unit(images['fake_visible']))
+  seen = judge(False, 'visible', _to_unit(_views()['visible']))
+  made = judge(False, 'visible', _to_unit(images['fake_visible']))
   expected -= jax.nn.log_sigmoid(seen).mean()
   expected -= jax.nn.log_sigmoid(-made).mean()
   assert_allclose(total, expected, rtol=2e-3)
@@ -363,7 +442,14 @@ def test_least_squares_and_ordinary(phases):
   total, aux = quick_jit(method.losses['discriminator'])(
     variables, _views(), KEY, outputs
   )
-  assert np.isfinite(total)
+  expected = 0.0
+  for m in ('visible', 'infrared'):
+    real, fake = (
+      _judge(variables, False, m, _to_unit(x))
+      for x in (_views()[m], outputs[f'fake_{m}'])
+    )
+    expected += jnp.square(real - 1).mean() + jnp.square(fake).mean()
+  assert_allclose(total, expected, rtol=2e-3)
   assert set(aux.metrics) == set(phases['discriminator'][1].metrics)
 
 
