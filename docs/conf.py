@@ -34,7 +34,6 @@ extensions = [
   'sphinx.ext.napoleon',
   'sphinx.ext.viewcode',
 ]
-exclude_patterns = ['README.md']
 
 html_theme = 'furo'
 html_static_path = ['_static']

@@ -96,7 +96,8 @@ def test_every_page_is_in_the_contents():
     for block in re.findall(
       r'```\{toctree\}\n(.*?)```', page.read_text(), re.S
     ):
-      entries = [e for e in block.split() if not e.startswith(':')]
+      lines = [e for e in block.splitlines() if e and not e.startswith(':')]
+      entries = [re.sub(r'.*<(.*)>', r'\1', line) for line in lines]
       listed |= {(page.parent / f'{entry}.md').resolve() for entry in entries}
   pages = {page for page in PAGES if page.name != 'README.md'}
   missing = pages - listed - {DOCS / 'index.md'}
