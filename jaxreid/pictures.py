@@ -68,10 +68,11 @@ def draw_training(setup: Setup) -> dict[str, UInt8[np.ndarray, 'h w 3']]:
   options = {'xla_backend_optimization_level': 0} if cpu else {}
   augment = jax.jit(setup.method.augment, compiler_options=options)
   views = augment(sharding.local_copy(setup.key), batch)
+  names = sorted(views, key=lambda n: (n == 'infrared', n != 'visible', n))
   images = {
-    name: np.asarray(denormalize(view))
-    for name, view in views.items()
-    if view.ndim == 4
+    name: np.asarray(denormalize(views[name]))
+    for name in names
+    if views[name].ndim == 4
   }
   return {'training': side_by_side(images)} if images else {}
 

@@ -202,7 +202,9 @@ def test_a_whole_page(workdir, collected):
   written = (workdir / 'report.html').read_text()
   check(written)
   assert written.count('class="right"') + written.count('class="wrong"') == 120
-  assert '33.3 %' in written and 'rank-1, infrared-&gt;visible' in written
+  assert '33.3 %' in written
+  whole = re.sub('</?span>', '', written)
+  assert 'rank-1, infrared-&gt;visible, all, single-shot' in whole
   assert 'X = relu(&lt;0.3&gt; R)' in written
   assert '<b>loss</b>, last 1' in written
   assert 'mode=evaluate adds it' in written  # of pictures alone
@@ -249,3 +251,16 @@ def test_curves_leave_out_what_is_not_finite():
   assert len(points.split()) == 2
   assert 'No finite' in figures.lines({'a': [(1.0, np.nan)]}, 'step')
   assert 'circle' in figures.lines({'a': [(1.0, 2.0)]}, 'step')
+
+
+def test_a_map_has_one_unit_on_both_axes():
+  points = [(0.0, 0.0, 0, 0), (9.0, 0.0, 0, 1), (0.0, 2.0, 0, 2)]
+  drawn = figures.scatter(points, ['a', 'b', 'c'])
+  marks = re.findall(r'c(\d)" cx="([\d.]+)" cy="([\d.]+)"', drawn)
+  place = {int(c): (float(x), float(y)) for c, x, y in marks}
+  right, up = place[1][0] - place[0][0], place[0][1] - place[2][1]
+  assert right / 9 == pytest.approx(up / 2, rel=0.01)
+  assert right > 0.9 * (figures.WIDE - 60)
+  # One point, or all in one place, is in the middle of the frame.
+  (x,) = re.findall(r'cx="([\d.]+)"', figures.scatter(points[:1], ['a']))
+  assert 200 < float(x) < 280

@@ -19,6 +19,11 @@ def text(value: object) -> str:
   return html.escape(str(value), quote=True)
 
 
+def name(search: str) -> str:
+  """The name of a search, which breaks between its parts alone."""
+  return ', '.join(f'<span>{text(part)}</span>' for part in search.split(', '))
+
+
 def missing(what: str) -> str:
   """The sentence in place of something that is not there."""
   return f'<p class="none">{text(what)}</p>'
@@ -33,7 +38,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   """A table that scrolls sideways where it does not fit."""
   top = ''.join(f'<th scope="col">{text(cell)}</th>' for cell in head)
   body = ''.join(
-    f'<tr><th scope="row">{text(row[0])}</th>'
+    f'<tr><th scope="row">{name(row[0])}</th>'
     + ''.join(f'<td>{text(cell)}</td>' for cell in row[1:])
     + '</tr>'
     for row in rows
@@ -77,7 +82,7 @@ a { color: var(--c0); text-decoration: none; }
 a:hover, a:focus-visible { text-decoration: underline; }
 .tiles { display: flex; flex-wrap: wrap; gap: .5rem 2rem;
   margin-bottom: 1rem; }
-.tiles div { max-width: 15rem; }
+.tiles div { max-width: 18rem; }
 .tiles b { display: block; font-size: 1.5rem; line-height: 1.2;
   font-variant-numeric: tabular-nums; }
 .tiles span { font-size: .8rem; color: var(--soft); }
@@ -87,6 +92,7 @@ table { border-collapse: collapse; font-size: .85rem; white-space: nowrap;
 th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line);
   text-align: right; }
 thead th { color: var(--soft); font-weight: 500; }
+th span, .tiles span span { white-space: nowrap; }
 th:first-child { text-align: left; padding-left: 0; font-weight: 500; }
 .notes { font-size: .85rem; padding-left: 1.1rem; overflow-wrap: anywhere; }
 figure { margin: 0; min-width: 0; }

@@ -48,8 +48,9 @@ def cmc(run: RunFiles) -> str:
     f'<li><i class="c{i}"></i>{markup.text(name)}</li>'
     for i, name in enumerate(shown)
   )
-  drawn = figures.lines(shown, 'rank', 240, high=100.0)
-  figure = markup.figure(drawn, 'per cent of queries with a match')
+  drawn = figures.lines(shown, 'rank', 280, high=100.0, width=figures.WIDE)
+  caption = 'per cent of queries with a match up to this rank'
+  figure = markup.figure(drawn, caption)
   return f'<div class="wide">{figure}<ul class="legend">{legend}</ul></div>'
 
 
@@ -93,7 +94,9 @@ def feature_map(run: RunFiles) -> str:
   by_person = [
     (x, y, s, p if p < colored else 8) for x, y, s, p in found['points']
   ]
-  first, second = (f'{100 * share:.0f} %' for share in found['explained'])
+  first, second = (
+    f'{100 * share:.0f}\N{NO-BREAK SPACE}%' for share in found['explained']
+  )
   marks = ''.join(
     f'<li>{figures.mark(i, i)}{markup.text(name)}</li>'
     for i, name in enumerate(sets)

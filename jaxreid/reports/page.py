@@ -90,7 +90,7 @@ def _facts(run: RunFiles) -> str:
     facts.append((f'{reached:,}', 'steps trained'))
   facts.append((str(run.config.get('seed', '-')), 'seed'))
   tiles = ''.join(
-    f'<div><b>{markup.text(value)}</b><span>{markup.text(what)}</span></div>'
+    f'<div><b>{markup.text(value)}</b><span>{markup.name(what)}</span></div>'
     for value, what in facts
   )
   return f'<div class="tiles">{tiles}</div>'
