@@ -9,10 +9,12 @@ with the TPU compiler, on any machine, without the dataset, and prints memory
 per chip, operations, collectives and the floors of the step time by the chip's
 published figures. `--batch` is the number of identities in a step.
 
-A ResNet-50 step takes minutes to compile and a few GB of memory. The pixels
-are fed by the host; with `dataset.residency='device'` the table of pixels
-comes on top (SYSU-MM01: 4.3 GB). Topologies: v3, v4, v5e, v5p or v6e, a colon
-and the chips along each axis, as in v5e:2x2, v4:2x2x1, v5p:4x4x4.
+A ResNet-50 step takes minutes of CPU to compile and a few GB of memory. With
+`--quick` it takes a fifth: work and exchanges are the same, memory is an upper
+bound (LUPI on v5e:2x2: 5 % above). The pixels are fed by the host; with
+`dataset.residency='device'` the table of pixels comes on top (SYSU-MM01: 4.3
+GB). Topologies: v3, v4, v5e, v5p or v6e, a colon and the chips along each axis,
+as in v5e:2x2, v4:2x2x1, v5p:4x4x4.
 """
 
 import functools
@@ -40,6 +42,9 @@ _BATCH = flags.DEFINE_integer(
 )
 _CLASSES = flags.DEFINE_integer(
   'classes', 0, 'Identities trained on; 0 for what is published of the dataset.'
+)
+_QUICK = flags.DEFINE_boolean(
+  'quick', False, 'Compile with less effort; memory is then an upper bound.'
 )
 
 
@@ -117,7 +122,9 @@ def report(
     f'identities x {config.batch.images_per_identity} images of each modality '
     f'= {count // len(where.devices)} of each per device, '
     f'{config.backbone.dtype}, {classes} classes\n'
-    f'{_versions()}; pixels fed by the host',
+    f'{_versions()}; pixels fed by the host; peak figures of the chips are '
+    "those of Google's documentation (jaxreid/chips.py)"
+    + ('; --quick: memory is an upper bound' if _QUICK.value else ''),
     flush=True,
   )
   fits = True
@@ -125,10 +132,12 @@ def report(
     ('training step', lambda: outline.step.lower(*outline.arguments)),
     ('embedding step', lambda: _lower_embed(config, outline, mesh)),
   ):
-    start = time.monotonic()
+    start = time.monotonic(), time.process_time()
     program = _compile(lower, mesh.size)
-    seconds = time.monotonic() - start
-    print(f'\n{title}, per device (compiled in {seconds:.0f} s)')
+    seconds = time.monotonic() - start[0]
+    cpu = time.process_time() - start[1]
+    took = f'{seconds:.0f} s, {cpu:.0f} s of CPU'
+    print(f'\n{title}, per device (compiled in {took})', flush=True)
     if isinstance(program, str):
       print('\n'.join([f'  does not fit: {program}', *advice(config, where)]))
       fits = False
@@ -165,6 +174,8 @@ def _compile(lower: Callable[[], Any], devices: int) -> Program | str:
   import jax
 
   lowered = lower()
+  if _QUICK.value:
+    jax.config.update('jax_exec_time_optimization_effort', -1.0)
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
