@@ -120,16 +120,21 @@ class Translator(NamedTuple):
   def telling_loss(
     self, modality: str, real: Array, fake: Array
   ) -> tuple[Array, dict[str, Array]]:
-    """Eq. 2 of a discriminator's logits, and what to log of them."""
+    """Eq. 2 of a discriminator's logits, and what to log of them.
+
+    The accuracies are shares of patches. Fakes are the generated images with
+    their own maps, which the generator plays with (Eq. 1); the other pairs of
+    M, of a joint discriminator alone, are called mixed.
+    """
     loss = losses.discriminator_loss(real, fake, self.least_squares).mean()
     middle = 0.5 if self.least_squares else 0.0
-    right = [(real > middle).mean(), (fake <= middle).mean()]
-    name = f'd_{modality}'
-    return loss, {
-      f'{name}_accuracy': (right[0] + right[1]) / 2,
-      f'{name}_accuracy_real': right[0],
-      f'{name}_accuracy_fake': right[1],
-    }
+    found = (fake <= middle).reshape(len(real), -1, *fake.shape[1:])
+    right = {'real': (real > middle).mean(), 'fake': found[:, 0].mean()}
+    metrics = {'accuracy': (right['real'] + right['fake']) / 2}
+    if found.shape[1] > 1:
+      right['mixed'] = found[:, 1:].mean()
+    metrics |= {f'accuracy_{part}': share for part, share in right.items()}
+    return loss, {f'd_{modality}_{m}': value for m, value in metrics.items()}
 
 
 def _to_unit(images: Float[Array, 'n h w 3']) -> Float[Array, 'n h w 3']:
