@@ -49,6 +49,7 @@ myst_heading_anchors = 4
 # backticks, examples indented below a line of text.
 default_role = 'code'
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 autodoc_member_order = 'bysource'
 autodoc_typehints_format = 'short'
 autodoc_default_options = {'members': True}

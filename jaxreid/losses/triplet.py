@@ -215,9 +215,10 @@ def multi_mask_triplet(
 
   Example:
     >>> visible = jnp.array([[0.0], [1.0], [2.0], [3.0]])
+    >>> infrared = visible + 0.5
     >>> labels = jnp.array([7, 7, 8, 8])
-    >>> multi_mask_triplet(visible, visible, labels, 0.5, 0.25, 1.0).round(3)
-    Array([0.75, 1.25, 1.25, 0.75], dtype=float32)
+    >>> multi_mask_triplet(visible, infrared, labels, 0.5, 0.25, 1.0)
+    Array([0.75, 0.  , 2.25, 0.  ], dtype=float32)
 
   Raises:
     ValueError: if the sets and labels do not align.
