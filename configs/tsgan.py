@@ -146,12 +146,13 @@ def _shrink(config: ml_collections.ConfigDict):
     {
       'generator_width': 8,
       'generator_blocks': 2,
+      'generator_downsamplings': 1,
       'generator_kernel': 3,
       'discriminator_width': 16,
     }
   )
   for options in config.player_optimizers.values():
-    options.rate = 2e-3
+    options.rate = 1e-3
 
 
 def _add_teacher(config: ml_collections.ConfigDict):
