@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxreid.data.source import fit_image
 
@@ -98,8 +98,12 @@ def _read(path: str, image_size: tuple[int, int]) -> Picture | str:
   try:
     status = os.stat(path)
     data = pathlib.Path(path).read_bytes()
+    if not data:
+      return 'the file is empty'
     with Image.open(io.BytesIO(data)) as image:
       pixels = fit_image(ImageOps.exif_transpose(image), image_size)
+  except UnidentifiedImageError:
+    return 'no image that Pillow can read'
   except (
     OSError,
     ValueError,

@@ -24,14 +24,14 @@ _STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem;
        background: Canvas; color: CanvasText; }
 h2 { font-size: 1rem; overflow-wrap: anywhere; margin: 2rem 0 .5rem; }
-ol { display: flex; flex-wrap: wrap; gap: .75rem; padding: 0; margin: 0;
-     list-style: none; }
-figure { margin: 0; width: 7.5rem; }
+ol { display: grid; gap: .75rem; padding: 0; margin: 0; list-style: none;
+     grid-template-columns: repeat(auto-fill, minmax(6.2rem, 1fr)); }
+figure { margin: 0; }
 img, .gone { height: 180px; width: 100%; object-fit: contain;
      background: color-mix(in srgb, CanvasText 8%, Canvas); display: block; }
 .gone { display: flex; align-items: center; justify-content: center; }
 .query img { outline: 3px solid #3a7bd5; }
-figcaption { font-size: .8rem; overflow-wrap: anywhere; }
+figcaption { font-size: .75rem; overflow-wrap: anywhere; margin-top: .25rem; }
 b { font-variant-numeric: tabular-nums; }
 """
 
@@ -87,7 +87,7 @@ def _section(answer: Answer) -> str:
 def _caption(place: int, found: Found) -> str:
   name = html.escape(os.path.basename(found.entry.path))
   return (
-    f'<b>{place}. {found.distance:.4f}</b> {found.entry.modality}<br>{name}'
+    f'<b>{place}. {found.distance:.4f}</b><br>{found.entry.modality}<br>{name}'
   )
 
 

@@ -168,7 +168,7 @@ def test_unreadable_images_are_listed(gallery, tmp_path, capsys):
   index_of(gallery, tmp_path / 'index')
   out = capsys.readouterr().out
   assert '2 could not be read and are left out' in out
-  assert f'{gallery}/broken.jpg: ' in out
+  assert f'{gallery}/broken.jpg: no image that Pillow can read' in out
   assert 'holds 12 images' in out
 
 

@@ -96,6 +96,7 @@ th span, .tiles span span { white-space: nowrap; }
 th:first-child { text-align: left; padding-left: 0; font-weight: 500; }
 .notes { font-size: .85rem; padding-left: 1.1rem; overflow-wrap: anywhere; }
 figure { margin: 0; min-width: 0; }
+section > figure + figure { margin-top: 1.5rem; }
 figcaption { font-size: .85rem; }
 figcaption b { color: var(--ink); }
 .grid { display: grid; gap: 1.5rem 1.25rem;

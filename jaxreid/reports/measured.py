@@ -11,6 +11,8 @@ from typing import Any
 from jaxreid.reports import data, figures, markup
 from jaxreid.reports.files import RunFiles
 
+_SHAPES = {'visible': 0, 'infrared': 1}
+
 
 def ordered(results: Mapping[str, Any]) -> dict[str, Any]:
   """The searches across modalities first: JSON files sort by name."""
@@ -88,18 +90,20 @@ def feature_map(run: RunFiles) -> str:
   if not found:
     return markup.missing(f'There is no map of features; {markup.RERUN}.')
   sets, people = found['sets'], found['identities']
+  # A modality looks the same in every report.
+  shapes = [_SHAPES.get(name, 2) for name in sets]
   colored = data.COLORED
   titles = [f'person {people[p]}, {sets[s]}' for _, _, s, p in found['points']]
-  by_set = [(x, y, s, s) for x, y, s, _ in found['points']]
+  by_set = [(x, y, shapes[s], shapes[s]) for x, y, s, _ in found['points']]
   by_person = [
-    (x, y, s, p if p < colored else 8) for x, y, s, p in found['points']
+    (x, y, shapes[s], p if p < colored else 8) for x, y, s, p in found['points']
   ]
   first, second = (
     f'{100 * share:.0f}\N{NO-BREAK SPACE}%' for share in found['explained']
   )
   marks = ''.join(
-    f'<li>{figures.mark(i, i)}{markup.text(name)}</li>'
-    for i, name in enumerate(sets)
+    f'<li>{figures.mark(shape, shape)}{markup.text(name)}</li>'
+    for shape, name in zip(shapes, sets, strict=True)
   )
   colors = ''.join(
     f'<li><i class="c{i}"></i>{person}</li>'

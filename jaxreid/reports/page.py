@@ -158,7 +158,7 @@ def _curves(run: RunFiles) -> str:
   return f'<div class="grid">{"".join(drawings)}</div>'
 
 
-_CAPTIONS = {
+_CAPTIONS = {  # in their order on the page
   'training': 'Training images as the network gets them: cropped, flipped, '
   'erased, exchanged or made gray, as the method has it.',
   'examples': 'Training images, and what the method makes of them.',
@@ -172,13 +172,14 @@ def _pictures(run: RunFiles) -> str:
     return markup.missing(
       f'There are no pictures of the method; {markup.RERUN}.'
     )
+  known = [name for name in _CAPTIONS if name in run.pictures]
   return ''.join(
     markup.figure(
-      f'<div class="scroll" tabindex="0"><img class="picture" src="{data}" '
-      f'alt="{markup.text(name)}"></div>',
+      '<div class="scroll" tabindex="0"><img class="picture" src="'
+      f'{run.pictures[name]}" alt="{markup.text(name)}"></div>',
       markup.text(_CAPTIONS.get(name, name)),
     )
-    for name, data in run.pictures.items()
+    for name in dict.fromkeys([*known, *run.pictures])
   )
 
 
