@@ -40,6 +40,7 @@ class Embedder:
       a visible image) can be embedded; a slim checkpoint may lack 'gray'.
     test_distance: how the run compares images with several vectors, 'sum' or
       'plain', as `jaxreid.distance.sum_over_modalities` does.
+    step: of the checkpoint, in training steps.
     identity: hash of the arrays that embed, of the network's options and the
       size; vectors of embedders with equal identity can be compared.
     workdir: as given.
@@ -73,7 +74,7 @@ class Embedder:
     self._shapes = shapes(self._method, self.image_size)
     self._mesh = sharding.make_mesh(devices)
     self._batch_size = batch_size
-    self._arrays, self.modalities = self._read(config)
+    self.step, self._arrays, self.modalities = self._read(config)
     self.identity = self._hash(config)
     self._functions: dict[str, Any] = {}
 
@@ -94,10 +95,7 @@ class Embedder:
       ValueError: on another modality, on pixels that are not uint8, or if
         there are no images.
     """
-    if modality not in self.modalities:
-      raise ValueError(
-        f'{self.workdir} embeds {self.modalities}, not {modality!r}'
-      )
+    function = self.function(modality)
     pixels = [fit_pixels(image, self.image_size) for image in images]
     if not pixels:
       raise ValueError('there are no images to embed')
@@ -105,15 +103,34 @@ class Embedder:
     # Powers of two, so that few sizes compile.
     size = min(self._batch_size, 1 << (len(table) - 1).bit_length())
     return embed_all(
-      jax.tree_util.Partial(self._function(modality), self._arrays),
+      function,
       table,
       size + -size % self._mesh.size,
       sharding.batch_sharding(self._mesh),
       progress=False,
     )
 
-  def _read(self, config: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The arrays that embed, and the modalities for which they are there."""
+  def function(self, modality: str) -> jax.tree_util.Partial:
+    """What embeds, to be traced into a larger function (`jaxreid.export`).
+
+    Args:
+      modality: as above.
+
+    Returns:
+      uint8 [B, H, W, 3] of `image_size` -> float [B, M, D]; a tree whose one
+      argument are the network's arrays.
+
+    Raises:
+      ValueError: on another modality.
+    """
+    if modality not in self.modalities:
+      raise ValueError(
+        f'{self.workdir} embeds {self.modalities}, not {modality!r}'
+      )
+    return jax.tree_util.Partial(self._function(modality), self._arrays)
+
+  def _read(self, config: Any) -> tuple[int, dict[str, Any], tuple[str, ...]]:
+    """The step, what embeds, and the modalities for which it is there."""
     used = {
       modality: names(
         needed_to_embed(
@@ -136,7 +153,8 @@ class Embedder:
       )
       place = sharding.replicated(self._mesh)
       wanted = set().union(*(used[modality] for modality in able))
-      return checkpoint.restore_part(checkpoints, step, wanted, place), able
+      arrays = checkpoint.restore_part(checkpoints, step, wanted, place)
+      return step, arrays, able
 
   def _hash(self, config: Any) -> str:
     """Of what embeds visible and infrared images: slim or not, it is equal."""

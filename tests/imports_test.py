@@ -25,6 +25,7 @@ ROOMS = {
   'jaxreid.search': (('jaxreid',), ()),
   'jaxreid.tables': (('jaxreid',), ()),
   'jaxreid.report': (('jaxreid',), ()),
+  'jaxreid.export': (('jaxreid',), ()),
   'jaxreid.dry_run': (('jaxreid', 'tfds_builders'), ('ml_collections',)),
   'jaxreid.command_line': ((), ('ml_collections',)),
   # Tables of the papers: data, the runs that they need, and how they look.
@@ -164,6 +165,10 @@ ROOMS = {
     ),
     ('PIL',),
   ),
+  'jaxreid.exports': (
+    ('jaxreid.embedder',),
+    ('jax2onnx', 'onnxruntime', 'tensorflow'),
+  ),
   'jaxreid.image_files': (('jaxreid.data.source',), ('PIL',)),
   'jaxreid.search_index': (
     ('jaxreid.embedder', 'jaxreid.evaluation', 'jaxreid.workdir'),
@@ -258,6 +263,7 @@ ROOMS = {
 # Nobody imports these, whatever a row says.
 ENTRY_POINTS = (
   'jaxreid.dry_run',
+  'jaxreid.export',
   'jaxreid.main',
   'jaxreid.models.pretrained.__main__',
   'jaxreid.report',
@@ -270,6 +276,9 @@ ENTRY_POINTS = (
 LAZY = (
   ('jaxreid', 'jaxreid.embedder'),
   ('jaxreid.data.source', 'tfds_builders'),
+  ('jaxreid.exports', 'jax2onnx'),
+  ('jaxreid.exports', 'onnxruntime'),
+  ('jaxreid.exports', 'tensorflow'),
   ('jaxreid.models.pretrained', 'safetensors'),
   ('jaxreid.models.pretrained', 'torch'),
 )
