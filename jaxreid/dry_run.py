@@ -217,9 +217,11 @@ def _collectives(program: Program) -> list[str]:
     of_kind = [c for c in program.collectives if c.kind == kind]
     size = sum(c.size for c in of_kind)
     largest = max(of_kind, key=lambda c: c.size)
+    shapes = largest.shapes
     lines.append(
       f'  {kind}: {count}, {size / 1e6:,.2f} MB; the largest '
-      f'{largest.size / 1e6:,.2f} MB in {len(largest.shapes)} arrays'
+      f'{largest.size / 1e6:,.2f} MB, '
+      + (f'{len(shapes)} arrays' if len(shapes) > 1 else f'{shapes[0]}')
     )
   return lines or ['  no collectives']
 

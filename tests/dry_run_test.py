@@ -66,7 +66,7 @@ def test_what_fits_is_described(capsys):
   out = capsys.readouterr().out
   assert '4.00 GB of 16.00 GB (25%): fits' in out
   assert '2,000.0 GFLOP' in out
-  assert 'all-gather: 1, 0.03 MB' in out
+  assert 'all-gather: 1, 0.03 MB; the largest 0.03 MB, (32, 256)' in out
   assert 'compute 10.2 ms' in out
   assert '--batch' not in out
 
