@@ -18,6 +18,7 @@ from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.builders.html import StandaloneHTMLBuilder
+from sphinx.domains.python import PyObject
 from sphinx.util import logging
 
 # configs is a folder beside the package, not a part of it.
@@ -41,6 +42,7 @@ html_css_files = ['site.css']
 html_theme_options = {'top_of_page_buttons': []}
 html_show_copyright = False
 html_math_renderer = 'mathml'
+highlight_language = 'none'
 
 myst_enable_extensions = ['dollarmath']
 myst_heading_anchors = 4
@@ -174,6 +176,9 @@ def lead_to_find(
 def setup(app):
   """Connects the above."""
   app.add_builder(Builder, override=True)
+  for field in PyObject.doc_field_types:
+    if field.name == 'variable':
+      field.label = 'Attributes'
   app.connect('html-page-context', lead_to_find)
   app.connect('autodoc-process-docstring', fence_examples, priority=400)
   app.connect('autodoc-process-signature', shorten_signature)
