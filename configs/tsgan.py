@@ -139,9 +139,9 @@ def _shrink(config: ml_collections.ConfigDict):
   config.dataset.image_size = (72, 36)
   common.shrink(config)
   config.schedule.base_rate = 3e-3
-  config.schedule.epochs = 2.8
-  config.schedule.warmup_epochs = 0.4
-  config.schedule.decay_epochs = (1.8, 2.4)
+  config.schedule.epochs = 5.0
+  config.schedule.warmup_epochs = 0.5
+  config.schedule.decay_epochs = (3.2, 4.3)
   config.method.update(
     {
       'generator_width': 8,
