@@ -146,7 +146,8 @@ def feature_map_mse(
 
   The paper prints a squared norm and calls it a mean squared error. With its
   weights of 0.003 and 0.006 the 'sum' over a map of ResNet-50 (16 x 8 x 1024)
-  is a large term, the 'mean' hardly anything. Gradients reach both sides: stop
+  is a large term, the 'mean' a small one; docs/results.md compares them on the
+  rendered set. Gradients reach both sides: stop
   them at a teacher that is not frozen.
 
   Args:

@@ -90,8 +90,8 @@ def tsgan(
     cross_weight: alpha_c.
     cycle_weight: omega.
     teacher_losses: of 'real' (Eq. 13), 'fake' (Eq. 14) and 'cross' (Eq. 15).
-    map_reduction: of their squared norms, 'sum' or 'mean'; the paper does not
-      say which.
+    map_reduction: of their squared norms, 'sum' or 'mean'. The paper does not
+      say which; on the rendered set 'mean' is far better (docs/results.md).
     discriminator: D_I is 'joint' (of image and feature map) or 'ordinary' (of
       the image alone, as D_R always is).
     gan_loss: 'bce' or 'least_squares', of all adversarial losses.
