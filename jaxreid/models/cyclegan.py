@@ -167,10 +167,10 @@ def _conv(
 def _upsample(
   x: Float[Array, 'n h w c'], features: int, name: str
 ) -> Float[Array, 'n H W d']:
-  """Twice the height and width: a transposed 4x4 convolution of stride 2.
+  """Twice the height and width: a 2x2 convolution to four pixels for each.
 
-  Written as a 2x2 convolution to the four pixels that a pixel becomes: the
-  weight gradient of a transposed one is several times slower on CPU.
+  In the place of CycleGAN's transposed convolution, whose weight gradient is
+  several times slower on CPU.
   """
   count, height, width, _ = x.shape
   # Its padding to the edge would have XLA move rows between devices.
