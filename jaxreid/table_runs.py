@@ -11,6 +11,7 @@ several tables that are the same run share its folder.
 """
 
 import concurrent.futures
+import fcntl
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import tqdm
 
@@ -110,19 +111,21 @@ def _run(
   if plan.dataset == 'regdb':
     arguments.append('trial=all')
   config = f'{row.config}:{",".join(filter(None, arguments))}'
-  flags = [*row.flags, *plan.flags]
+  ours = []
   if plan.layout:
-    flags.append(f'--config.dataset.layout={plan.layout}')
+    ours.append(f'--config.dataset.layout={plan.layout}')
   if plan.schedule == 'short':
-    flags += short_schedule(epochs)
-  name = _name(config, flags, seed)
+    ours += short_schedule(epochs)
+  name = _name(config, [*row.flags, *plan.flags, *ours], seed)
   return Run(
     plan.out / name,
     (
       *(sys.executable, '-m', 'jaxreid.main'),
       f'--config={plan.configs / config}',
       f'--workdir={plan.out / name}',
-      *flags,
+      *row.flags,
+      *ours,
+      *plan.flags,  # the last one counts: what the user says
       *more,
       f'--config.seed={seed}',
     ),
@@ -195,6 +198,7 @@ def run_all(runs: Sequence[Run], parallel: int = 1) -> dict[pathlib.Path, str]:
         bar.update()
         if why:
           failed[run.folder] = why
+          bar.write(f'failed: {run.folder.name}: {why}', file=sys.stderr)
   return failed
 
 
@@ -239,6 +243,8 @@ class _Children:
     try:
       run.folder.mkdir(parents=True, exist_ok=True)
       with (run.folder / LOG).open('a') as log:
+        if not _take(log):
+          return 'another command is at it; repeat this one when it has ended'
         process = subprocess.Popen(
           _pinned(run.command, core if self._alone else None),
           stdout=log,
@@ -252,6 +258,19 @@ class _Children:
     if status == 0 and is_finished(run):
       return ''
     return _last_words(run.folder / LOG, status)
+
+
+def _take(log: IO[str]) -> bool:
+  """Whether nobody else has the run.
+
+  The process inherits the lock with the file that it writes to: it lasts as
+  long as the run does, even if this command is killed before.
+  """
+  try:
+    fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  return True
 
 
 def _cores() -> set[int]:

@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import statistics
+import subprocess
 import sys
 
 import pytest
@@ -198,6 +199,32 @@ def test_finished_runs_are_skipped_and_failures_told(tmp_path):
   assert 'teacher' in failed[d] and not d.exists()
   assert not (a / 'log.txt').exists()
   assert table_runs.run_all(runs[:2]) == {}
+
+
+def test_what_the_user_overrides_comes_last(all_tables, tmp_path):
+  mine = '--config.schedule.epochs=0.5'
+  plan = make_plan(tmp_path, flags=(mine,), layout='npu_reid')
+  for row in all_tables['dual_swin_table6'].rows:
+    (run,) = table_runs.plan_row(row, plan, 0)
+    given = [x for x in run.command if x.startswith('--config.schedule.epochs')]
+    assert len(given) == 2 and given[-1] == mine
+
+
+def test_a_run_is_not_started_twice(tmp_path):
+  """Not even if the command that started it was killed and it goes on."""
+  run = fake_run(tmp_path / 'run', write_results(tmp_path / 'run'))
+  run.folder.mkdir()
+  with (run.folder / 'log.txt').open('a') as log:
+    assert table_runs._take(log)
+    orphan = subprocess.Popen(
+      [sys.executable, '-c', 'input()'], stdin=subprocess.PIPE, stdout=log
+    )
+  try:
+    failed = table_runs.run_all([run])
+  finally:
+    orphan.communicate(b'')
+  assert 'another command is at it' in failed[run.folder]
+  assert table_runs.run_all([run]) == {}
 
 
 def test_mistakes_are_sentences(capsys, tmp_path):
