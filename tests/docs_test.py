@@ -24,6 +24,7 @@ MODULES = [
 # Pages whose Python is not run by the test of all pages, and why.
 RUN_ELSEWHERE = {
   'exchange.md': 'tests/augment/exchange_test.py',
+  'export.md': 'needs a trained run',
   'new_method.md': 'below',
   'search.md': 'needs a trained run; tests/embedder_test.py has the class',
   'tutorial.md': 'needs a trained run',
