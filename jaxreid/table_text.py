@@ -23,6 +23,20 @@ _METRICS = {
   'rank10': 'rank-10',
   'rank20': 'rank-20',
 }
+# Overrides that the paper's setting needs, or that change where and how fast a
+# run computes but not what.
+_HARMLESS = (
+  'backbone.pretrained',
+  'backbone.remat',
+  'checkpoint_every',
+  'dataset.data_dir',
+  'dataset.residency',
+  'deterministic',
+  'evaluation.batch_size',
+  'log_every',
+  'profile_steps',
+  'steps_per_dispatch',
+)
 
 
 def compare(
@@ -42,8 +56,9 @@ def compare(
   Returns:
     'table', 'title', 'paper', 'dataset', 'layout', 'schedule', 'columns'
     (search, metric) and 'rows': name, config, 'runs' (folders), 'seeds'
-    (finished), 'ours' (per column: mean, std, values; null if there is
-    none), 'published' (per column, or null), 'comparable' and 'why_not'.
+    (finished), 'searched' (modalities, if not the column's), 'ours' (per
+    column: mean, std, values; null if there is none), 'published' (per
+    column, or null), 'comparable' and 'why_not'.
   """
   layout = layout_of(table, plan.dataset)
   columns = table.columns[layout]
@@ -52,12 +67,15 @@ def compare(
     reports = [report for run in runs[row.name] if (report := read(run))]
     figures = row.figures(layout, len(columns))
     why_not = _differences(reports, plan, layout)
+    if all(map(math.isnan, figures)):
+      why_not.append('no figure in the paper')
     rows.append(
       {
         'name': row.name,
         'config': f'{row.config}:{row.argument}'.rstrip(':'),
         'runs': [str(run.folder) for run in runs[row.name]],
         'seeds': len(reports),
+        'searched': row.pair,
         'left_out': left_out.get(row.name, ''),
         'ours': [
           _summary([find_figure(r['results'], column, row) for r in reports])
@@ -95,9 +113,15 @@ def _differences(
     for config in configs
   ):
     differences.append('random initial weights')
-  if plan.flags:
-    differences.append(f'overrides ({" ".join(plan.flags)})')
+  changing = [flag for flag in plan.flags if not _is_harmless(flag)]
+  if changing:
+    differences.append(f'overrides ({" ".join(changing)})')
   return differences
+
+
+def _is_harmless(flag: str) -> bool:
+  """Whether an override leaves the paper's setting as it is."""
+  return flag.removeprefix('--config.').partition('=')[0] in _HARMLESS
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any] | None:
@@ -132,7 +156,8 @@ def markdown(shown: Mapping[str, Any]) -> str:
       f'{_ours(ours)} ({_published(paper)})'
       for ours, paper in zip(row['ours'], row['published'], strict=True)
     ]
-    name = f'{row["name"]} (`{row["config"]}`)'
+    searched = f', searched {row["searched"]}' if row['searched'] else ''
+    name = f'{row["name"]} (`{row["config"]}`{searched})'
     seeds = str(row['seeds'])
     lines.append('| ' + ' | '.join([name, seeds, *cells, _note(row)]) + ' |')
   return '\n'.join(lines) + '\n'
