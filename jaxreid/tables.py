@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import jaxreid
 from jaxreid import table_text
 from jaxreid.published import Row, Table, layout_of, read_tables
-from jaxreid.table_runs import Plan, plan_row, plan_runs, run_all
+from jaxreid.table_runs import Plan, is_finished, plan_row, plan_runs, run_all
 
 
 def main(argv: Sequence[str] | None = None):
@@ -111,9 +111,18 @@ def make_plan(
 
   A dataset that the table has no columns for is searched by the protocol of
   one that it has.
+
+  Raises:
+    ValueError: for RegDB, whose cameras suit no protocol but its own.
   """
   dataset = options.dataset or next(iter(table.columns))
   layout = layout_of(table, dataset)
+  if dataset == 'regdb' and layout != dataset:
+    raise ValueError(
+      f"{table.name} has no columns for regdb, on which none of the table's "
+      f'searches can be made; its datasets are {", ".join(table.columns)}, and '
+      'synthetic_reid'
+    )
   forced = '' if layout in (dataset, 'sysu_mm01') else layout
   return Plan(
     dataset,
@@ -167,11 +176,17 @@ def _find_configs(given: pathlib.Path | None) -> pathlib.Path:
 
 
 def _forecast(rows: Sequence[Row], plan: Plan) -> str:
-  runs = len(plan_runs(rows, plan))
-  minutes = plan.seeds * sum(row.minutes for row in rows)
-  text = f'{runs} runs in {plan.out}'
+  runs = plan_runs(rows, plan)
+  missing = sum(not is_finished(run) for run in runs)
+  minutes = sum(
+    row.minutes
+    for row in rows
+    for seed in range(plan.seeds)
+    if not is_finished(plan_row(row, plan, seed)[-1])
+  )
+  text = f'{len(runs)} runs in {plan.out}, {missing} to do'
   measured = plan.dataset == 'synthetic_reid' and plan.schedule == 'short'
-  if measured and not math.isnan(minutes):
+  if measured and missing and not math.isnan(minutes):
     text += f', about {minutes:.0f} minutes of one CPU core'
   return text
 

@@ -145,16 +145,31 @@ def test_mean_and_deviation_beside_the_figure(all_tables, tmp_path):
   json.loads(json.dumps(shown, allow_nan=False))
 
 
-def test_the_papers_own_setting_is_comparable(all_tables, tmp_path):
+@pytest.mark.parametrize(
+  ('flags', 'comparable'),
+  [
+    ((), ['Baseline']),
+    (
+      ('--config.backbone.pretrained=FILE', '--config.dataset.data_dir=/data'),
+      ['Baseline'],
+    ),
+    (('--config.backbone.pretrained=FILE', '--config.batch.identities=4'), []),
+  ],
+)
+def test_the_papers_own_setting_is_comparable(
+  all_tables, tmp_path, flags, comparable
+):
   table = all_tables['lupi_table4']
   plan = make_plan(tmp_path, dataset='sysu_mm01', schedule='default', seeds=1)
+  plan = plan._replace(flags=flags)
   runs = {r.name: table_runs.plan_row(r, plan, 0) for r in table.rows}
   (run,) = runs['Baseline']
   run.folder.mkdir(parents=True)
   text = json.dumps(report(49.0, 41.0, pretrained='resnet50.safetensors'))
   (run.folder / 'results.json').write_text(text)
   shown = table_text.compare(table, runs, plan, {})
-  assert [r['name'] for r in shown['rows'] if r['comparable']] == ['Baseline']
+  assert [r['name'] for r in shown['rows'] if r['comparable']] == comparable
+  assert 'searched infrared->infrared' in table_text.markdown(shown)
 
 
 def test_figures_of_another_pair_and_after_re_ranking(all_tables):
@@ -227,11 +242,22 @@ def test_a_run_is_not_started_twice(tmp_path):
   assert table_runs.run_all([run]) == {}
 
 
+def test_the_forecast_is_of_what_is_missing(all_tables, tmp_path):
+  plan, rows = make_plan(tmp_path), all_tables['lupi_table5'].rows
+  assert '8 to do, about 34 minutes' in tables._forecast(rows, plan)
+  for row in rows[1:]:
+    folder = table_runs.plan_row(row, plan, 1)[-1].folder
+    folder.mkdir()
+    (folder / 'results.json').touch()
+  assert '5 to do, about 21 minutes' in tables._forecast(rows, plan)
+
+
 def test_mistakes_are_sentences(capsys, tmp_path):
   for arguments, sentence in (
     (['lupi_table9'], 'there is no table'),
     (['lupi_table4', '--rows=8'], 'has the rows 1 to 7'),
     (['lupi_table4', '--seeds=0'], '1 or more'),
+    (['lupi_table4', '--dataset=regdb', '--no-run'], 'no columns for regdb'),
     (['lupi_table4', f'--configs={tmp_path}'], 'config files are not in'),
   ):
     with pytest.raises(SystemExit) as ended:
