@@ -11,6 +11,7 @@ Who serves the program needs no more than this folder.
 import hashlib
 import json
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ import jax
 import jaxreid
 from jaxreid.embedder import Embedder
 from jaxreid.exports.program import INPUT, OUTPUT, Program
+from jaxreid.exports.stablehlo import PLATFORMS
 
 FACTS = 'export.json'
 README = 'README.md'
@@ -27,12 +29,8 @@ RULES = {
   'channels': 'red, green, blue; a gray picture has the same value in all',
   'values': '0 to 255 as decoded; the program normalises, so do not',
   'orientation': 'upright: apply the EXIF rotation of a photograph before',
-  'size': (
-    'any; the program resizes to image_size with antialiasing (Lanczos, as '
-    'Pillow), so need not you. Pictures of a batch have one size. Each new '
-    'shape of the input is compiled once by XLA: where shapes vary, resize to '
-    'image_size beforehand and use few batch sizes'
-  ),
+  'size': 'any; the program resizes to image_size with antialiasing (Lanczos, '
+  'as Pillow does), so you need not. The pictures of a batch have one size',
   'content': 'one person, cut out as in the dataset that was trained on',
 }
 
@@ -67,8 +65,14 @@ pixels = np.asarray(Image.open('person.png').convert('RGB'))
 vectors = embed({INPUT}=tf.constant(pixels[None]))['{OUTPUT}'].numpy()
 """,
 }
+# Where XLA compiles.
+_SHAPES = {
+  'shapes': 'each new shape of the input is compiled once, which takes '
+  'seconds; where shapes vary, resize to image_size beforehand by the same '
+  'rule, and pad batches to a few sizes'
+}
 _NEEDS = {
-  'stablehlo': 'jax (of the version below, or up to six months younger), '
+  'stablehlo': 'jax (of the version above, or up to six months younger), '
   'flatbuffers and Pillow',
   'onnx': 'onnxruntime and Pillow',
   'savedmodel': 'tensorflow and Pillow',
@@ -97,10 +101,12 @@ def describe(
     differences: modality -> the largest difference of a value to the
       embedder's, as measured.
   """
+  compiled = kind != 'onnx'
   return {
     'format': kind,
     'jaxreid': jaxreid.__version__,
     'jax': jax.__version__,
+    **({'platforms': list(PLATFORMS)} if compiled else {}),
     'checkpoint': {
       'workdir': embedder.workdir.name,
       'step': embedder.step,
@@ -108,7 +114,7 @@ def describe(
     },
     'image_size': list(embedder.image_size),
     'distance': _DISTANCE[embedder.test_distance],
-    'rules': RULES,
+    'rules': {**RULES, **(_SHAPES if compiled else {})},
     'programs': {
       program.modality: {
         'file': files[program.modality].name,
@@ -152,20 +158,33 @@ def readme(facts: Mapping[str, Any]) -> str:
     f'{p["output"]["shape"][2]}] |\n'
     for name, p in facts['programs'].items()
   )
-  rules = ''.join(f'- {name}: {rule}.\n' for name, rule in RULES.items())
+  head = textwrap.fill(
+    f'Step {step} of the run `{facts["checkpoint"]["workdir"]}`, exported by '
+    f'jaxreid {facts["jaxreid"]} with jax {facts["jax"]}. `{FACTS}` says the '
+    'same to programs. Its `identity` names the network: vectors of different '
+    'identities do not compare.'
+  )
+  distance = textwrap.fill(
+    f'Vectors have length 1. The distance of two pictures is '
+    f'{facts["distance"]}; a short one is a likeness, not a proof of identity.'
+  )
+  rules = ''.join(
+    textwrap.fill(
+      f'{name}: {rule}.', initial_indent='- ', subsequent_indent='  '
+    )
+    + '\n'
+    for name, rule in facts['rules'].items()
+  )
   return f"""# A network that embeds people, as {kind}
 
-Step {step} of the run `{facts['checkpoint']['workdir']}`, exported by jaxreid
-{facts['jaxreid']} with jax {facts['jax']}. `export.json` says the same to
-programs; its `identity` names the network: compare vectors of one identity.
+{head}
 
 | file | pictures | input | output |
 | --- | --- | --- | --- |
 {rows}
-Vectors have length 1. The distance of two pictures is {facts['distance']};
-a short one is a likeness, not a proof of identity.
+{distance}
 
-Rules for the pictures (image_size is {height} x {width}, height first):
+Rules for the pictures; image_size is {height} x {width}, height first:
 
 {rules}
 Loading it needs {_NEEDS[kind]}; jaxreid is not needed:

@@ -9,6 +9,7 @@ Needs jax2onnx and onnxruntime. All three sizes of the input are symbolic, so
 one session takes pictures of any size.
 """
 
+import logging
 import pathlib
 from collections.abc import Sequence
 
@@ -43,6 +44,8 @@ def write(programs: Sequence[Program], folder: pathlib.Path) -> dict[str, str]:
   check_installed()
   import jax2onnx
 
+  # It warns of every shape that it does not write down.
+  logging.getLogger('onnx_ir').setLevel(logging.ERROR)
   names = {}
   for program in programs:
     names[program.modality] = f'{program.modality}.onnx'

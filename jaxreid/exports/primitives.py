@@ -71,9 +71,7 @@ def _apply(equation: Any, inputs: Sequence[Any]) -> Sequence[Any]:
   return results if equation.primitive.multiple_results else [results]
 
 
-def _pad(
-  x: Array, value: Array, config: Sequence[tuple[int, int, int]]
-) -> Array:
+def _pad(x: Array, value: Any, config: Sequence[Sequence[Any]]) -> Array:
   """Padding by concatenation."""
   for axis, (before, after, between) in enumerate(config):
     if min(before, after, between) < 0 or between:
