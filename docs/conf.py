@@ -9,10 +9,10 @@ Formulas become MathML, which browsers draw themselves.
 
 import ast
 import html
-import inspect
 import pathlib
 import re
 import sys
+import textwrap
 
 from docutils import nodes
 from docutils.utils.math import MathError
@@ -89,7 +89,7 @@ def _inside(lines: list[str]) -> bool:
 
 
 def _language(block: list[str]) -> str:
-  text = inspect.cleandoc('\n'.join(block))
+  text = textwrap.dedent('\n'.join(block))
   if text.startswith(('python ', 'pip ')):
     return 'sh'
   try:

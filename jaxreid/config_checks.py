@@ -19,6 +19,12 @@ def check_values(config: ml_collections.ConfigDict):
     ValueError: naming the field, its value and what it may be.
   """
   check_batch(config.batch.identities, config.batch.images_per_identity)
+  for name in ('padding', 'test_feature'):
+    if name not in config.method:
+      raise ValueError(
+        f'the config lacks method.{name}, which every method has; give it a '
+        'value in get_config and take it as an argument of the method'
+      )
   for name, value, known in (
     ('dataset.residency', config.dataset.residency, RESIDENCIES),
     (

@@ -10,7 +10,7 @@ import types
 import jax
 import pytest
 
-from jaxreid import experiment, losses
+from jaxreid import config_checks, experiment, losses
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
@@ -140,6 +140,11 @@ def test_the_new_method_of_the_docs(monkeypatch):
   exec(config, names)
   settings = names['get_config']('dataset=regdb,trial=3')
   assert settings.dataset.config == 'trial_3'
+  config_checks.check_values(settings)
+  del settings.method['test_feature']
+  with pytest.raises(ValueError, match='lacks method'):
+    config_checks.check_values(settings)
+  settings = names['get_config']()
   monkeypatch.setitem(experiment.METHODS, 'paired', module.paired)
   assert experiment.make_method(settings, 7).losses.keys() == {'backbone'}
   exec(test, names)
