@@ -167,7 +167,8 @@ def read(run: Run) -> dict[str, Any] | None:
 def run_all(runs: Sequence[Run], parallel: int = 1) -> dict[pathlib.Path, str]:
   """Runs what is missing, with a progress bar over runs.
 
-  On SIGTERM and SIGINT the running ones save and end, and so does this.
+  On SIGTERM, SIGHUP and SIGINT the running ones save and end, and so does
+  this.
 
   Args:
     runs: in the order in which they start; those that others come after
@@ -213,10 +214,12 @@ class _Children:
     self._pool = concurrent.futures.ThreadPoolExecutor(self._cores.qsize())
     self._alive: set[subprocess.Popen] = set()
     self._stopped = False
-    self._before: Any = None
+    self._before: dict[int, Any] = {}
 
   def __enter__(self) -> '_Children':
-    self._before = signal.signal(signal.SIGTERM, self._stop)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+      if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+        self._before[number] = signal.signal(number, self._stop)
     return self
 
   def __exit__(self, *error: object):
@@ -224,7 +227,8 @@ class _Children:
     for process in list(self._alive):
       process.terminate()
     self._pool.shutdown(cancel_futures=True)
-    signal.signal(signal.SIGTERM, self._before)
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
 
   def run(self, runs: Sequence[Run]):
     """Yields (run, why it failed or '') as they end."""
@@ -249,6 +253,7 @@ class _Children:
           _pinned(run.command, core if self._alone else None),
           stdout=log,
           stderr=log,
+          process_group=0,  # Ctrl-C is for this process, which asks to save
         )
         self._alive.add(process)
         status = process.wait()

@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None):
   except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(1)
+  except KeyboardInterrupt:
+    print('stopped; the same command goes on', file=sys.stderr)
+    sys.exit(130)
   for folder, why in failed.items():
     print(f'error: {folder}: {why}; see log.txt there', file=sys.stderr)
   if failed:

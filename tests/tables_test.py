@@ -2,10 +2,13 @@
 
 import json
 import math
+import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -250,6 +253,45 @@ def test_the_forecast_is_of_what_is_missing(all_tables, tmp_path):
     folder.mkdir()
     (folder / 'results.json').touch()
   assert '5 to do, about 21 minutes' in tables._forecast(rows, plan)
+
+
+@pytest.mark.parametrize('number', ['SIGINT', 'SIGTERM', 'SIGHUP'])
+def test_a_signal_lets_the_running_ones_save(tmp_path, number):
+  """A terminal sends SIGINT to all processes of its foreground group."""
+  saves = (
+    'import pathlib, signal, sys, time\n'
+    'def save(*_):\n'
+    "  pathlib.Path('saved').touch()\n"
+    '  raise SystemExit(0)\n'
+    'signal.signal(signal.SIGTERM, save)\n'
+    'signal.signal(signal.SIGINT, lambda *_: sys.exit(1))\n'
+    "pathlib.Path('running').touch()\n"
+    'time.sleep(60)\n'
+  )
+  code = (
+    'import pathlib, sys\n'
+    'from jaxreid import table_runs\n'
+    f'command = (sys.executable, "-c", {saves!r})\n'
+    "table_runs.run_all([table_runs.Run(pathlib.Path('run'), command)])\n"
+  )
+  root = str(CONFIGS.parent)
+  table = subprocess.Popen(
+    [sys.executable, '-c', code],
+    cwd=tmp_path,
+    env={**os.environ, 'PYTHONPATH': root},
+    stderr=subprocess.DEVNULL,
+    start_new_session=True,
+  )
+  try:
+    for _ in range(600):
+      if (tmp_path / 'running').exists():
+        break
+      time.sleep(0.05)
+    os.killpg(table.pid, getattr(signal, number))
+    assert table.wait(30) != 0
+  finally:
+    table.kill()
+  assert (tmp_path / 'saved').exists()
 
 
 def test_mistakes_are_sentences(capsys, tmp_path):
