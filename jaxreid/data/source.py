@@ -235,12 +235,34 @@ def fit_image(image: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
 
   Raises:
     OSError: if its pixels cannot be read to the end.
+    ValueError: if they have no range, as `to_rgb` says.
   """
   height, width = image_size
-  rgb = image.convert('RGB')
+  rgb = to_rgb(image)
   if rgb.size != (width, height):
     rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
   return np.asarray(rgb)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+  """An opened image in three channels of 8 bits.
+
+  Of gray ones with 16 bits the upper 8 are taken; Pillow by itself would make
+  everything above 255 white.
+
+  Raises:
+    ValueError: on floating-point pixels or more than 16 bits, whose range is
+      not known.
+  """
+  if image.mode == 'F' or image.mode.startswith('I'):
+    values = np.asarray(image)
+    if image.mode == 'F' or values.min() < 0 or values.max() > 65535:
+      raise ValueError(
+        'its pixels are floating-point numbers or have more than 16 bits; '
+        'save it with 8 bits a channel'
+      )
+    image = Image.fromarray((values >> 8).astype(np.uint8))
+  return image.convert('RGB')
 
 
 def _describe(record: Any) -> str:

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxreid.data import source
-from jaxreid.data.source import Records, decode_image, open_table
+from jaxreid.data.source import Records, decode_image, fit_image, open_table
 
 SIZE = (24, 12)
 
@@ -54,6 +54,24 @@ def test_pixels_and_labels_are_those_of_the_records(data_dir):
     image = Image.open(io.BytesIO(records[row]['image'])).convert('RGB')
     small = image.resize((SIZE[1], SIZE[0]), Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(table.images[row], np.asarray(small))
+
+
+@pytest.mark.parametrize('dtype', ['<u2', '>u2', 'int32'])
+def test_sixteen_bits_of_gray_keep_their_range(dtype):
+  values = np.linspace(0, 65535, 24 * 12).reshape(SIZE).astype(dtype)
+  file = io.BytesIO()
+  Image.fromarray(values).save(file, 'TIFF')
+  found = decode_image(file.getvalue(), SIZE)
+  np.testing.assert_array_equal(found, (values // 256)[..., None].repeat(3, 2))
+
+
+@pytest.mark.parametrize(
+  'pixel', [np.float32(0.5), np.int32(70000), np.int32(-1)]
+)
+def test_pixels_without_a_range_are_refused(pixel):
+  image = Image.fromarray(np.full((4, 4), pixel))
+  with pytest.raises(ValueError, match='8 bits a channel'):
+    fit_image(image, SIZE)
 
 
 def test_labels_are_int64_and_complete(data_dir):
