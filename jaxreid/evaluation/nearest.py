@@ -8,6 +8,9 @@ Synopsis:
 The gallery passes the devices block by block, each device looking at its
 share of the rows and keeping its k best; the matrix of all distances never
 exists. Equal to sorting it, down to the ties: the lower row comes first.
+
+A search of few queries is bound by reading the gallery. So the squared lengths
+of its vectors are computed once and kept, and a search reads it once.
 """
 
 import functools
@@ -21,10 +24,11 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxreid.distance import sum_over_modalities
+from jaxreid.distance import working_dtype
 
 AXIS = 'data'
 _QUERIES = 256  # at once: bounds the distances that a device holds
+_SMALLEST = 1e-12  # squared distance, as in `jaxreid.distance`
 
 
 class Block(NamedTuple):
@@ -33,11 +37,13 @@ class Block(NamedTuple):
   Attributes:
     start: row of the gallery that the block begins with.
     features: [rows, M, D], spread over the devices.
+    squared: [rows, M] squared lengths of the vectors.
     valid: [rows] False for padding and for rows that are hidden.
   """
 
   start: int
   features: Float[Array, 'b m d']
+  squared: Float[Array, 'b m']
   valid: Bool[Array, 'b']
 
 
@@ -71,6 +77,7 @@ class Blocks:
     rows = min(rows, 1 << (max(len(gallery), 1) - 1).bit_length())
     self._rows = rows + -rows % mesh.size
     self._valid = np.ones(len(gallery), bool) if valid is None else valid
+    self._squared: dict[int, Float[Array, 'b m']] = {}
 
   def __iter__(self) -> Iterator[Block]:
     """Yields the blocks in their order."""
@@ -82,11 +89,20 @@ class Blocks:
       if missing:
         features = np.pad(features, ((0, missing), (0, 0), (0, 0)))
         valid = np.pad(valid, (0, missing))
+      on_devices = jax.device_put(features, place)
+      if start not in self._squared:
+        self._squared[start] = _squared_lengths(on_devices)
       yield Block(
         self._start + start,
-        jax.device_put(features, place),
+        on_devices,
+        self._squared[start],
         jax.device_put(valid, place),
       )
+
+
+@jax.jit
+def _squared_lengths(vectors: Float[Array, '*n d']) -> Float[Array, '*n']:
+  return jnp.sum(jnp.square(vectors.astype(working_dtype(vectors))), axis=-1)
 
 
 def nearest(
@@ -120,7 +136,7 @@ def nearest(
   for block in blocks:
     step = _search(_mesh_of(block.features), kind)
     best = [
-      step(part, *found, block.start, block.features, block.valid)
+      step(part, *found, *block)
       for part, found in zip(parts, best, strict=True)
     ]
   if not best:
@@ -146,13 +162,11 @@ def _mesh_of(array: Array) -> Mesh:
 def _search(mesh: Mesh, kind: str):
   """One block's part of a search, compiled once per shapes."""
 
-  def look(query, distance, row, start, features, valid):
+  def look(query, distance, row, start, features, squared, valid):
     """On one device, with its share of the rows."""
     k = distance.shape[1]
     count = len(features)
-    pairs = query.shape[1] * features.shape[1] if kind == 'mean' else 1
-    name = 'sum' if kind == 'mean' else kind
-    found = sum_over_modalities(query, features, name) / pairs
+    found = _distances(query, features, squared, kind)
     found = jnp.where(valid[None, :], found, jnp.inf)
     # A search takes the first of equal ones.
     negative, place = lax.top_k(-found, min(k, count))
@@ -170,8 +184,36 @@ def _search(mesh: Mesh, kind: str):
     jax.shard_map(
       look,
       mesh=mesh,
-      in_specs=(whole, whole, whole, whole, share, share),
+      in_specs=(whole, whole, whole, whole, share, share, share),
       out_specs=(whole, whole),
       check_vma=False,
     )
   )
+
+
+def _distances(
+  query: Float[Array, 'q mq d'],
+  features: Float[Array, 'b m d'],
+  squared: Float[Array, 'b m'],
+  kind: str,
+) -> Float[Array, 'q b']:
+  """`jaxreid.distance.sum_over_modalities` with known squared lengths.
+
+  All pairs are one product, which reads the features once.
+  """
+  if kind == 'plain':
+    query, features, squared = query[:, :1], features[:, :1], squared[:, :1]
+  elif kind not in ('sum', 'mean'):
+    raise ValueError(f"a distance is 'sum', 'mean' or 'plain', not {kind!r}")
+  dtype = working_dtype(query, features)
+  left, right = (
+    x.astype(dtype).reshape(-1, x.shape[2]) for x in (features, query)
+  )
+  products = jnp.matmul(left, right.T, precision=lax.Precision.HIGHEST)
+  products = products.reshape(*squared.shape, *query.shape[:2])
+  both = squared[:, :, None, None] + _squared_lengths(query)[None, None]
+  found = jnp.sqrt(jnp.maximum(both - 2 * products, _SMALLEST))
+  found = found.transpose(2, 3, 0, 1)
+  if kind == 'mean':
+    return found.mean(axis=(1, 3))
+  return found.sum(axis=(1, 3))

@@ -77,3 +77,19 @@ def test_galleries_in_parts_and_many_queries(mesh):
 def test_no_places_is_a_sentence(mesh):
   with pytest.raises(ValueError, match='at least 1'):
     nearest(np.zeros((1, 1, 2), np.float32), [], 0)
+
+
+def test_blocks_can_be_searched_again_and_kinds_differ(mesh):
+  rng = np.random.default_rng(3)
+  query = rng.normal(size=(4, 2, 5)).astype(np.float32)
+  gallery = rng.normal(size=(33, 2, 5)).astype(np.float32)
+  blocks = Blocks(gallery, mesh, rows=16)
+  for kind in ('sum', 'plain', 'mean', 'sum'):
+    distance, row = nearest(query, blocks, 4, kind)
+    of = 'sum' if kind == 'mean' else kind
+    expected, order = brute_force(query, gallery, of)
+    scale = 4 if kind == 'mean' else 1
+    assert_array_equal(row, order[:, :4])
+    assert_allclose(distance, expected[:, :4] / scale, rtol=1e-4)
+  with pytest.raises(ValueError, match="not 'both'"):
+    nearest(query, blocks, 4, 'both')
