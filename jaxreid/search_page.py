@@ -31,7 +31,7 @@ img, .gone { height: 180px; width: 100%; object-fit: contain;
      background: color-mix(in srgb, CanvasText 8%, Canvas); display: block; }
 .gone { display: flex; align-items: center; justify-content: center; }
 .query img { outline: 3px solid #3a7bd5; }
-figcaption { font-size: .75rem; overflow-wrap: anywhere; margin-top: .25rem; }
+figcaption { font-size: .7rem; overflow-wrap: anywhere; margin-top: .25rem; }
 b { font-variant-numeric: tabular-nums; }
 """
 

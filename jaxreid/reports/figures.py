@@ -15,7 +15,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-NARROW, WIDE = 280, 460  # units of a figure's width, about its pixels
+NARROW, WIDE = 280, 400  # units of a figure's width, about its pixels
 _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 10, 10, 30
 
 
