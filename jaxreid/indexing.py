@@ -17,7 +17,7 @@ from jaxreid.embedder import Embedder
 from jaxreid.image_files import Picture, guess_modality, read_images
 from jaxreid.search_index import MODALITIES, Entry, Index, Part
 
-_PART = 8192  # images that are written together
+_PART = 8192  # images at most that are written together
 _BATCH = 256  # images that are read together
 
 
@@ -117,7 +117,8 @@ class _Work:
         vectors, row = self._known[p.sha256, name]
         entry = Entry(p.path, p.size, p.modified, p.sha256, name)
         self._waiting[name].append((entry, vectors[row]))
-      if len(self._waiting[name]) >= _PART:
+      # The next batch may be of this modality alone.
+      if len(self._waiting[name]) + _BATCH > _PART:
         self.write()
 
   def write(self):
@@ -127,6 +128,10 @@ class _Work:
         entries, vectors = zip(*waiting, strict=True)
         self._index.append(Part(name, [*entries], np.stack(vectors)))
         waiting.clear()
+        # From here on read from the disk: memory does not grow.
+        on_disk = self._index.parts[-1].features
+        for row, entry in enumerate(entries):
+          self._known[entry.sha256, name] = (on_disk, row)
 
 
 def _unchanged(path: str, entry: Entry | None, modality: str | None) -> bool:

@@ -12,6 +12,7 @@ The first command can be repeated: what is in the index is not embedded again.
 
 import argparse
 import collections
+import io
 import json
 import pathlib
 import sys
@@ -36,11 +37,17 @@ from jaxreid.search_page import Answer, make_page
 def main(argv: Sequence[str] | None = None):
   """Runs the command; a mistake is one sentence and the status 1."""
   options = _parser().parse_args(argv)
+  # Names of files need not be text, nor fit the terminal's encoding.
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors='backslashreplace')
   try:
     options.run(options)
   except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(1)
+  except KeyboardInterrupt:
+    print('stopped; the same command goes on', file=sys.stderr)
+    sys.exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,28 +98,36 @@ def _say_added(added: Added, modality: str | None):
   _say_failures(added.failures)
 
 
-def _say_failures(failures: Sequence[tuple[str, str]]):
+def _say_failures(failures: Sequence[tuple[str, str]], file: Any = None):
   if failures:
-    print(f'{len(failures)} could not be read and are left out:')
+    print(f'{len(failures)} could not be read and are left out:', file=file)
     for path, reason in failures:
-      print(f'  {path}: {reason}')
+      print(f'  {path}: {reason}', file=file)
 
 
 def _query(options: argparse.Namespace):
   if options.top < 1:
     raise ValueError(f'--top must be at least 1, not {options.top}')
   index = Index.read(options.index)
-  embedder = Embedder(options.checkpoint or index.about['checkpoint'])
+  if not len(index):
+    raise ValueError(f'{index.folder} holds no images yet; index some first')
+  made_by = index.about['checkpoint']
+  if not options.checkpoint and not pathlib.Path(made_by).exists():
+    raise ValueError(
+      f'{index.folder} was made by the checkpoint of {made_by}, which is not '
+      'there any more; say where it is by --checkpoint=WORKDIR'
+    )
+  embedder = Embedder(options.checkpoint or made_by)
   index.check(embedder)
   paths = [str(pathlib.Path(p).expanduser().absolute()) for p in options.images]
   pictures, failures = read_images(paths, embedder.image_size)
   if not pictures:
-    _say_failures(failures)
+    _say_failures(failures, sys.stderr)
     raise ValueError('none of the images could be read')
   answers = _answer(pictures, index, embedder, options)
   if options.html:
     page = make_page(answers, f'Found in {index.folder.name}')
-    pathlib.Path(options.html).write_text(page, encoding='utf-8')
+    pathlib.Path(options.html).write_text(page, 'utf-8', 'backslashreplace')
   if options.json:
     print(json.dumps(_as_json(index, answers, failures), indent=2))
   else:
@@ -149,6 +164,8 @@ def _print(answers: Sequence[Answer]):
   for answer in answers:
     how = ', guessed from its colours' if answer.guessed else ''
     print(f'{answer.path} ({answer.modality}{how})')
+    if not answer.found:
+      print('  the index holds nothing to search among')
     for place, (distance, entry) in enumerate(answer.found, 1):
       print(f'{place:4d}  {distance:.4f}  {entry.path}')
 

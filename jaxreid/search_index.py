@@ -27,6 +27,7 @@ from jaxreid.evaluation.nearest import Blocks, nearest
 from jaxreid.workdir import replace_text
 
 FILE = 'index.json'
+_HALF = f'{FILE}.part'  # of a command that was killed as it began
 FORMAT = 1
 MODALITIES = ('visible', 'infrared')
 
@@ -121,8 +122,13 @@ class Index:
     if (where / FILE).exists():
       index = cls.read(where)
       index.check(embedder)
+      if not os.path.exists(index.about['checkpoint']):
+        index.about['checkpoint'] = str(embedder.workdir)  # it was moved
+        index._save()
       return index
-    if where.exists() and (not where.is_dir() or any(where.iterdir())):
+    if where.exists() and (
+      not where.is_dir() or {p.name for p in where.iterdir()} - {_HALF}
+    ):
       raise ValueError(f'{where} holds other files; give a new folder as --out')
     where.mkdir(parents=True, exist_ok=True)
     about = {
@@ -132,7 +138,9 @@ class Index:
       'distance': embedder.test_distance,
       'parts': [],
     }
-    return cls(where, about)
+    index = cls(where, about)
+    index._save()  # a kill before the first part leaves an index
+    return index
 
   def check(self, embedder: Embedder):
     """Refuses a network whose vectors do not compare with those here.
@@ -171,8 +179,10 @@ class Index:
     kind = 'plain' if self.about['distance'] == 'plain' else 'mean'
     blocks, starts = [], []
     shown: list[set[int]] = [set() for _ in self.parts]
-    for number, row, _ in self.current():
+    current = self.current()
+    for number, row, _ in current:
       shown[number].add(row)
+    k = min(k, max(len(current), 1))
     start = 0
     for part, rows in zip(self.parts, shown, strict=True):
       starts.append(start)
@@ -206,7 +216,7 @@ class Index:
       features = np.load(self.folder / f'{part["name"]}.npy', mmap_mode='r')
       if len(entries) != len(features):
         raise ValueError(f'{len(entries)} origins of {len(features)} vectors')
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, EOFError) as error:
       raise ValueError(
         f'the part {part["name"]} of {self.folder} is damaged ({error}); '
         'delete the index and make it anew'
@@ -214,12 +224,24 @@ class Index:
     return Part(part['modality'], entries, features)
 
   def append(self, part: 'Part'):
-    """Writes a part, then the list of parts that makes it count."""
+    """Writes a part, then the list of parts that makes it count.
+
+    Raises:
+      ValueError: if another command has added to the index meanwhile.
+    """
+    if Index.read(self.folder).about['parts'] != self.about['parts']:
+      raise ValueError(
+        f'another command adds to {self.folder}; repeat this one when it has '
+        'ended'
+      )
     name = f'part{len(self.about["parts"]):05d}-{part.modality}'
     lines = [json.dumps(entry._asdict()) for entry in part.entries]
     replace_text(self.folder / f'{name}.jsonl', '\n'.join(lines) + '\n')
     np.save(self.folder / f'{name}.npy', part.features)
     about = {'name': name, 'modality': part.modality}
     self.about['parts'].append(about)
-    replace_text(self.folder / FILE, json.dumps(self.about, indent=2) + '\n')
+    self._save()
     self.parts.append(self._load(about))
+
+  def _save(self):
+    replace_text(self.folder / FILE, json.dumps(self.about, indent=2) + '\n')

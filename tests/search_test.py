@@ -1,17 +1,24 @@
 """Pictures in, ranked paths out; what is known is not embedded again."""
 
+import io
 import json
 import os
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxreid import search, sharding
+from jaxreid import indexing, search, sharding
 from jaxreid.embedder import Embedder
-from jaxreid.image_files import colourfulness, find_images, guess_modality
+from jaxreid.image_files import (
+  colourfulness,
+  find_images,
+  guess_modality,
+  read_images,
+)
 from jaxreid.search_index import Index
 
 
@@ -53,8 +60,10 @@ def gallery(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def colors(monkeypatch):
+def colors(monkeypatch, tmp_path):
   made = []
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'there').mkdir()
 
   def make(workdir):
     made.append(Colors(workdir))
@@ -170,6 +179,130 @@ def test_unreadable_images_are_listed(gallery, tmp_path, capsys):
   assert '2 could not be read and are left out' in out
   assert f'{gallery}/broken.jpg: no image that Pillow can read' in out
   assert 'holds 12 images' in out
+
+
+def test_a_kill_before_the_first_part_costs_nothing(
+  gallery, tmp_path, monkeypatch, capsys
+):
+  out = tmp_path / 'index'
+
+  def stop(file, _):
+    file.write_bytes(b'half')
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(np, 'save', stop)
+    with pytest.raises(SystemExit):
+      index_of(gallery, out)
+  with pytest.raises(SystemExit):
+    search.main(['query', f'--index={out}', 'a.png'])
+  assert 'holds no images yet' in capsys.readouterr().err
+  index_of(gallery, out)
+  assert 'holds 12 images' in capsys.readouterr().out
+
+
+def test_a_part_that_was_cut_off_is_a_sentence(gallery, tmp_path, capsys):
+  out = tmp_path / 'index'
+  index_of(gallery, out)
+  for whole in out.glob('*.npy'):
+    for size in (0, 50, whole.stat().st_size - 1):
+      whole.write_bytes(whole.read_bytes()[:size])
+      capsys.readouterr()
+      with pytest.raises(SystemExit):
+        search.main(['query', f'--index={out}', 'a.png'])
+      assert 'is damaged' in capsys.readouterr().err
+
+
+def test_two_commands_do_not_mix_their_parts(gallery, tmp_path):
+  embedder = Colors()
+  one = Index.open(tmp_path / 'index', embedder)
+  other = Index.open(tmp_path / 'index', embedder)
+  paths = find_images(gallery)
+  indexing.add_images(one, paths[:6], embedder)
+  with pytest.raises(ValueError, match='another command adds to'):
+    indexing.add_images(other, paths[6:], embedder)
+  assert len(Index.read(tmp_path / 'index')) == 6
+
+
+def test_parts_are_bounded_and_vectors_leave_the_memory(
+  gallery, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(indexing, '_PART', 4)
+  monkeypatch.setattr(indexing, '_BATCH', 3)
+  index, embedder = Index.open(tmp_path / 'index', Colors()), Colors()
+  work = indexing._Work(index, embedder)
+  paths = find_images(gallery)
+  for start in range(0, 12, 3):
+    pictures, _ = read_images(paths[start : start + 3], (8, 4))
+    work.take(pictures, None)
+  work.write()
+  assert max(len(part.entries) for part in index.parts) <= 4
+  assert sum(len(part.entries) for part in index.parts) == 12
+  for vectors, _ in work._known.values():
+    assert isinstance(vectors, np.memmap)
+
+
+def test_a_moved_checkpoint_is_asked_for_and_then_known(
+  gallery, tmp_path, colors, capsys
+):
+  out, query = tmp_path / 'index', str(gallery / '1' / '1.png')
+  index_of(gallery, out)
+  (tmp_path / 'there').rename(tmp_path / 'elsewhere')
+  with pytest.raises(SystemExit):
+    search.main(['query', f'--index={out}', query])
+  assert '--checkpoint=WORKDIR' in capsys.readouterr().err
+  where = f'--checkpoint={tmp_path / "elsewhere"}'
+  search.main(['query', f'--index={out}', query, where])
+  search.main(
+    ['index', where, f'--gallery={gallery}', f'--out={tmp_path / "index"}']
+  )
+  search.main(['query', f'--index={out}', query])
+  assert colors[-1].workdir == tmp_path / 'elsewhere'
+
+
+def test_names_that_are_no_text(gallery, tmp_path, monkeypatch, capsys):
+  name = os.fsdecode(b'J\xfcrgen im Fl\xc3\xbcr.png')  # Latin-1, then UTF-8
+  shutil.copy(gallery / '1' / '1.png', gallery / name)
+  index_of(gallery, tmp_path / 'index')
+  file = io.BytesIO()
+  monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(file, 'ascii'))
+  page = tmp_path / 'page.html'
+  search.main(
+    [
+      'query',
+      f'--index={tmp_path / "index"}',
+      str(gallery / name),
+      f'--html={page}',
+    ]
+  )
+  sys.stdout.flush()
+  assert b'J\\udcfcrgen im Fl\\xfcr.png' in file.getvalue()
+  assert 'im Flür.png' in page.read_text('utf-8')
+
+
+def test_json_alone_on_the_standard_output(gallery, tmp_path, capsys):
+  index_of(gallery, tmp_path / 'index', '--modality=visible')
+  capsys.readouterr()
+  arguments = ['query', f'--index={tmp_path / "index"}', '--json']
+  with pytest.raises(SystemExit):
+    search.main([*arguments, 'nowhere.png'])
+  assert capsys.readouterr().out == ''
+  image = str(gallery / '1' / '1.png')
+  search.main([*arguments, image, 'nowhere.png', '--among=infrared'])
+  found = json.loads(capsys.readouterr().out)
+  assert found['queries'][0]['results'] == []
+  (unreadable,) = found['unreadable']
+  assert unreadable['path'].endswith('nowhere.png')
+  assert unreadable['reason'] == 'No such file or directory'
+
+
+def test_far_more_places_than_pictures(gallery, tmp_path, capsys):
+  index_of(gallery, tmp_path / 'index')
+  image = str(gallery / '1' / '1.png')
+  (answer,) = query_json(
+    capsys, f'--index={tmp_path / "index"}', image, '--top=1000000000000'
+  )['queries']
+  assert len(answer['results']) == 12
 
 
 def test_another_checkpoint_is_refused(gallery, tmp_path, monkeypatch, capsys):
