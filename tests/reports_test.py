@@ -264,3 +264,49 @@ def test_a_map_has_one_unit_on_both_axes():
   # One point, or all in one place, is in the middle of the frame.
   (x,) = re.findall(r'cx="([\d.]+)"', figures.scatter(points[:1], ['a']))
   assert 200 < float(x) < 280
+
+
+@pytest.mark.parametrize(
+  ('dataset', 'owner', 'terms'),
+  [
+    ('sysu_mm01', 'Sun Yat-sen University', 'signed agreement'),
+    ('regdb', 'Dongguk University', 'signed form'),
+    ('npu_reid', 'NPU-ReID', 'academic research only'),
+    ('synthetic_reid', 'rendered figures', 'No licence is needed'),
+  ],
+)
+def test_a_card_has_every_section(workdir, collected, dataset, owner, terms):
+  run = read_run(workdir)
+  run.config['dataset']['name'] = dataset
+  results = {'results': {'infrared->visible': result(mAP=12.34)}}
+  card = model_card.make_card(run._replace(results=results, data=collected))
+  parts = re.split(r'^## (.+)$', card, flags=re.M)
+  texts = [' '.join(part.split()) for part in parts[2::2]]
+  sections = dict(zip(parts[1::2], texts, strict=True))
+  assert list(sections) == [
+    'What it was made from',
+    'Data',
+    'Intended use',
+    'Limits',
+    'Results',
+    'Privacy',
+  ]
+  assert owner in sections['Data'] and terms in sections['Data']
+  assert 'train: 5 people, 20 visible and 20 infrared' in sections['Data']
+  rendered = dataset == 'synthetic_reid'
+  assert ('of no use' in sections['Intended use']) == rendered
+  assert ('trained networks' in sections['Data']) != rendered
+  assert '12.34' in sections['Results']
+  assert 'lawful' in sections['Privacy']
+  assert 'None' not in card and max(map(len, card.splitlines())) <= 90
+
+
+def test_small_distances_have_three_digits(workdir, collected):
+  small = json.loads(json.dumps(collected))
+  for lists in small['lists'].values():
+    for found in lists:
+      for i, place in enumerate(found['places']):
+        place['distance'] = 0.0601 + 0.0001 * i
+  page_of = page.make_page(read_run(workdir)._replace(data=small))
+  assert '>✓ 0.0601<' in page_of or '>✗ 0.0601<' in page_of
+  assert '0.0610<' in page_of

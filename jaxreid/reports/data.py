@@ -157,7 +157,7 @@ def _list(found: RankedList, test: Table) -> dict[str, Any]:
     'query': show(found.query),
     'average_precision': round(found.average_precision, 4),
     'places': [
-      {**show(row), 'distance': round(distance, 4), 'right': right}
+      {**show(row), 'distance': round(distance, 6), 'right': right}
       for row, distance, right in places
     ],
   }

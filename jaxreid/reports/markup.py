@@ -130,7 +130,7 @@ figcaption b { color: var(--ink); }
 .list .wrong img { border-color: var(--wrong); }
 .list .query { margin-right: .6rem; }
 .list .query img { border-color: var(--ink); }
-.picture { display: block; max-height: 36rem; min-width: min(100%, 30rem); }
+.picture { display: block; max-height: 48rem; min-width: min(100%, 30rem); }
 .scroll .picture { max-width: none; }
 pre { font-size: .8rem; background: var(--panel); padding: .8rem;
   border-radius: 4px; }

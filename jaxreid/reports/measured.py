@@ -5,6 +5,7 @@ Synopsis:
   cmc(run), distances(run), feature_map(run), lists(run)      # HTML
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,12 @@ def ordered(results: Mapping[str, Any]) -> dict[str, Any]:
       ),
     )
   )
+
+
+def fingerprint(results: Mapping[str, Any]) -> str:
+  """That of the pixels; several, where a run has several trials."""
+  found = results.get('dataset_fingerprint') or '-'
+  return found if isinstance(found, str) else ', '.join(found)
 
 
 def cmc(run: RunFiles) -> str:
@@ -149,12 +156,15 @@ def _list(found: Mapping[str, Any]) -> str:
     f'<li class="query"><img src="{query["image"]}" alt="query">'
     f'<span>AP {ap:.0f} %</span></li>'
   )
+  farthest = max((p['distance'] for p in found['places']), default=0)
+  # Three digits of what may be small: features need not have length 1.
+  digits = max(2, 2 - math.floor(math.log10(farthest or 1)))
   for place in found['places']:
     kind, sign = ('right', '✓') if place['right'] else ('wrong', '✗')
     title = f'person {place["identity"]}, camera {place["camera"]}'
     items += (
       f'<li class="{kind}"><img src="{place["image"]}" alt="{title}" '
-      f'title="{title}"><span>{sign} {place["distance"]:.2f}</span></li>'
+      f'title="{title}"><span>{sign} {place["distance"]:.{digits}f}</span></li>'
     )
   title = f'person {query["identity"]}, camera {query["camera"]}'
   return f'<h4>{title}</h4><ol class="list">{items}</ol>'

@@ -7,10 +7,11 @@ Synopsis:
 """
 
 import pathlib
+import textwrap
 from typing import Any, NamedTuple
 
+from jaxreid.reports import measured
 from jaxreid.reports.files import RunFiles, read_run
-from jaxreid.reports.measured import ordered
 from jaxreid.workdir import replace_text
 
 FILE = 'MODEL_CARD.md'
@@ -88,9 +89,9 @@ infrared pictures of one person lie near each other.
 
 ## Data
 
-{terms.what}
+{textwrap.fill(terms.what, 79)}
 
-{terms.terms}
+{textwrap.fill(terms.terms, 79)}
 
 {_counts(run.data.get('counts') or {})}
 
@@ -128,7 +129,7 @@ def _toy(dataset: str) -> str:
   if dataset != 'synthetic_reid':
     return ''
   return (
-    ' Having seen rendered figures only, it is of no use on pictures of real '
+    ' Having seen rendered figures only,\nit is of no use on pictures of real '
     'people.'
   )
 
@@ -144,17 +145,21 @@ def _facts(run: RunFiles) -> str:
   weights = config.get('weights') or backbone.get('pretrained')
   weights = weights or (results.get('weights') or {}).get('file')
   step = (results.get('checkpoint') or {}).get('step')
+  count = results.get('parameters_at_test')
   facts = {
     'method': config['method']['name'],
     'backbone': backbone.get('name', '-'),
     'started from': weights or 'random weights',
     'steps': '-' if step is None else f'{step:,}',
     'seed': config.get('seed', '-'),
-    'parameters at test': f'{results.get("parameters_at_test", 0):,}',
+    'parameters at test': '-' if count is None else f'{count:,}',
+    'feature': results.get('test_feature', '-'),
     'software': f'jaxreid {results.get("jaxreid", "-")}, commit '
-    f'{results.get("git_commit")}',
-    'dataset fingerprint': results.get('dataset_fingerprint'),
+    f'{results.get("git_commit") or "unknown"}',
+    'dataset fingerprint': measured.fingerprint(results),
   }
+  if config['method']['name'] == 'tsgan':
+    facts['teacher'] = config.get('teacher') or 'the run in the folder teacher'
   return '\n'.join(f'* {name}: {value}' for name, value in facts.items())
 
 
@@ -180,6 +185,6 @@ def _results(run: RunFiles) -> str:
   lines = ['| search | rank-1 | mAP | mINP |', '| --- | ---: | ---: | ---: |']
   lines += [
     f'| {name} | {r["rank1"]:.2f} | {r["mAP"]:.2f} | {r["mINP"]:.2f} |'
-    for name, r in ordered(results).items()
+    for name, r in measured.ordered(results).items()
   ]
   return '\n'.join(lines) + '\n\nPer cent; more in results.md and report.html.'

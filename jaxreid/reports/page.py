@@ -127,14 +127,23 @@ def _results(run: RunFiles) -> str:
       for pair, value in run.results['domain_shift'].items()
     )
     notes.append(f'Squared maximum mean discrepancy of features: {shifts}.')
-  step = (run.results.get('checkpoint') or {}).get('step')
   notes.append(
-    f'Checkpoint of step {step}; commit {run.results.get("git_commit")}; '
+    f'{_evaluated(run)}; commit {run.results.get("git_commit") or "unknown"}; '
     f'jaxreid {run.results.get("jaxreid", "-")}; dataset fingerprint '
-    f'{run.results.get("dataset_fingerprint")}.'
+    f'{measured.fingerprint(run.results)}.'
   )
   told = ''.join(f'<li>{markup.text(note)}</li>' for note in notes)
   return f'{markup.table(head, rows)}<ul class="notes">{told}</ul>'
+
+
+def _evaluated(run: RunFiles) -> str:
+  """Which network the results are of."""
+  if run.results.get('trials'):
+    return f'Mean of {len(run.results["trials"])} splits, a network for each'
+  if run.results.get('checkpoint'):
+    return f'Checkpoint of step {run.results["checkpoint"]["step"]}'
+  file = (run.results.get('weights') or {}).get('file', 'an unknown file')
+  return f'Weights of {file}, as released'
 
 
 def _curves(run: RunFiles) -> str:
