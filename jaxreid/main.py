@@ -106,7 +106,10 @@ def _show(report: dict[str, Any], workdir: str | os.PathLike):
   processes.say(report['table'])
   for fact in report.get('facts', ()):
     processes.say(fact)
-  processes.say(f'written to {workdir}/results.md and results.json')
+  written = ['results.md', 'results.json']
+  # A fault in the report was a warning.
+  written += [p.name for p in pathlib.Path(workdir).glob('report.html')]
+  processes.say(f'written to {workdir}/{", ".join(written)}')
 
 
 def _prepare_jax(deterministic: bool):
