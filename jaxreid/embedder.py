@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jaxreid import checkpoint, experiment, sharding
 from jaxreid.data.source import fit_image
@@ -92,10 +92,14 @@ class Embedder:
       XIV's visible images, which have 2.
 
     Raises:
-      ValueError: on another modality, on pixels that are not uint8, or if
-        there are no images.
+      ValueError: on another modality, on pixels that are not uint8, on one
+        image that is not in a list, or if there are no images.
     """
     function = self.function(modality)
+    # The rows of one image would pass for gray images.
+    alone = getattr(images, 'shape', ())[2:] == (3,)
+    if alone or isinstance(images, Image.Image):
+      raise ValueError('one image is a list of one: embedder([image], ...)')
     pixels = [fit_pixels(image, self.image_size) for image in images]
     if not pixels:
       raise ValueError('there are no images to embed')
@@ -195,11 +199,13 @@ def fit_pixels(
 ) -> UInt8[np.ndarray, 'h w 3']:
   """An array or PIL image as RGB pixels of the size that a network wants.
 
+  A PIL image is turned upright as its EXIF data say.
+
   Raises:
     ValueError: if an array is not uint8 [H, W, 3] or [H, W].
   """
   if isinstance(image, Image.Image):
-    return fit_image(image, image_size)
+    return fit_image(ImageOps.exif_transpose(image), image_size)
   array = np.asarray(image)
   if array.dtype != np.uint8 or not (
     array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)

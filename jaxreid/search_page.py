@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 from PIL import Image, ImageOps
 
+from jaxreid.data.source import to_rgb
 from jaxreid.search_index import Found
 
-_HEIGHT = 180  # pixels of a picture on the page
+_HEIGHT, _WIDEST = 180, 720  # pixels of a picture on the page
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -110,11 +111,10 @@ def _small(path: str) -> str:
   """The picture as a data URI; '' if it cannot be read any more."""
   try:
     with Image.open(path) as image:
-      small = ImageOps.exif_transpose(image).convert('RGB')
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+      small = to_rgb(ImageOps.exif_transpose(image))
+  except Exception:  # decoders of damaged bytes have many kinds
     return ''
-  width = max(1, round(small.width * _HEIGHT / small.height))
-  small = small.resize((width, _HEIGHT), Image.Resampling.LANCZOS)
+  small.thumbnail((_WIDEST, _HEIGHT), Image.Resampling.LANCZOS)
   stream = io.BytesIO()
   small.save(stream, 'JPEG', quality=85)
   return (

@@ -15,6 +15,7 @@ import jaxreid
 from configs import lupi as lupi_config
 from configs import xiv as xiv_config
 from jaxreid import checkpoint, experiment, slim, train_state, workdir
+from jaxreid.embedder import fit_pixels
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -110,6 +111,19 @@ def test_another_network_has_another_identity(lupi, tmp_path):
 def test_other_pixels_are_refused(lupi, wrong):
   with pytest.raises(ValueError, match='normalised inside'):
     jaxreid.Embedder(lupi[0])(wrong)
+
+
+def test_one_image_is_not_taken_for_its_rows(lupi, images):
+  embedder = jaxreid.Embedder(lupi[0])
+  for image in (images[0], jnp.asarray(images[0]), Image.fromarray(images[0])):
+    with pytest.raises(ValueError, match='a list of one'):
+      embedder(image)
+
+
+def test_photographs_are_turned_upright(images):
+  turned = Image.fromarray(np.rot90(images[0]))
+  turned.getexif()[0x112] = 6  # shown a quarter clockwise
+  assert_array_equal(fit_pixels(turned, (24, 12)), images[0])
 
 
 def test_without_images_or_run_it_is_a_sentence(lupi, tmp_path):

@@ -178,7 +178,10 @@ ROOMS = {
     ('jaxreid.embedder', 'jaxreid.image_files', 'jaxreid.search_index'),
     ('tqdm',),
   ),
-  'jaxreid.search_page': (('jaxreid.search_index',), ('PIL',)),
+  'jaxreid.search_page': (
+    ('jaxreid.data.source', 'jaxreid.search_index'),
+    ('PIL',),
+  ),
   'jaxreid.health': (('jaxreid.dispatch', 'jaxreid.train_state'), ()),
   'jaxreid.dispatch': (
     ('jaxreid.data', 'jaxreid.train_state'),

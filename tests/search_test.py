@@ -1,9 +1,11 @@
 """Pictures in, ranked paths out; what is known is not embedded again."""
 
+import base64
 import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxreid import indexing, search, sharding
+from jaxreid import indexing, search, search_page, sharding
 from jaxreid.embedder import Embedder
 from jaxreid.image_files import (
   colourfulness,
@@ -344,6 +346,24 @@ def test_the_page_stands_alone(gallery, tmp_path, capsys):
   assert text.count('not readable') == 1
   assert '<q>' not in text
   assert 'http' not in text
+
+
+def test_a_page_of_odd_pictures(tmp_path):
+  paths = []
+  for name, image in (
+    ('wide.png', Image.new('RGB', (30000, 1), 'red')),
+    ('deep.png', Image.fromarray(np.full((9, 5), 30000, np.uint16))),
+  ):
+    paths.append(str(tmp_path / name))
+    image.save(paths[-1])
+  answers = [search_page.Answer(path, 'visible', True, []) for path in paths]
+  page = search_page.make_page(answers, 'odd')
+  small = [
+    Image.open(io.BytesIO(base64.b64decode(data)))
+    for data in re.findall('base64,([^"]+)', page)
+  ]
+  assert [image.size for image in small] == [(720, 1), (5, 9)]
+  assert abs(np.asarray(small[1]).astype(int) - 30000 // 256).max() <= 2
 
 
 @pytest.mark.parametrize(
