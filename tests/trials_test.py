@@ -78,6 +78,16 @@ def test_the_mean_of_all_trials(joined):
   assert table.splitlines()[2] in joined.stdout
 
 
+def test_the_trials_have_one_report(joined):
+  page = (joined.workdir / 'report.html').read_text()
+  assert 'Mean of 2 splits' in page
+  card = (joined.workdir / 'MODEL_CARD.md').read_text()
+  assert 'RegDB' in card and 'Not evaluated' not in card
+  assert 'warning' not in joined.stderr
+  for trial in TRIALS:
+    assert (joined.workdir / trial / 'report.html').exists()
+
+
 def test_every_trial_has_a_model_of_its_own(joined):
   configs = [
     json.loads((joined.workdir / trial / 'config.json').read_text())['dataset']
