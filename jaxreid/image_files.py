@@ -52,7 +52,8 @@ def find_images(folder: str | os.PathLike[str]) -> list[str]:
   Raises:
     ValueError: if it is no folder, or has no images.
   """
-  top = pathlib.Path(folder).expanduser().absolute()
+  # A folder has one name, so that its files are not indexed twice.
+  top = pathlib.Path(os.path.abspath(os.path.expanduser(folder)))
   if not top.is_dir():
     raise ValueError(f'{top} is no folder; give a folder of images')
   found = []

@@ -88,6 +88,8 @@ def _run(options: argparse.Namespace, flags: tuple[str, ...]) -> dict:
     )
   if options.seeds < 1 or options.parallel < 1:
     raise ValueError('--seeds and --parallel are 1 or more')
+  if any(flag.startswith('--config.seed=') for flag in flags):
+    raise ValueError('runs have the seeds 0, 1, ...: give --seeds, how many')
   table = tables[options.table]
   plan = make_plan(table, options, flags)
   rows, left_out = choose_rows(table, options.rows, plan)

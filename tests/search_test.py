@@ -172,6 +172,16 @@ def test_adding_embeds_only_what_is_new(gallery, tmp_path, colors, capsys):
   assert len(paths) == len(set(paths)) == 14
 
 
+def test_a_wrong_guess_is_put_right(gallery, tmp_path, colors, capsys):
+  out = tmp_path / 'index'
+  index_of(gallery, out)
+  index_of(gallery, out, '--modality=infrared')
+  index_of(gallery / '..' / 'gallery', out)
+  assert [c.seen for c in colors] == [12, 9, 0]
+  found = [entry.modality for _, _, entry in Index.read(out).current()]
+  assert found == ['infrared'] * 12
+
+
 def test_unreadable_images_are_listed(gallery, tmp_path, capsys):
   (gallery / 'broken.jpg').write_bytes(b'no image')
   whole = (gallery / '1' / '1.png').read_bytes()

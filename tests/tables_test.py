@@ -299,6 +299,7 @@ def test_mistakes_are_sentences(capsys, tmp_path):
     (['lupi_table9'], 'there is no table'),
     (['lupi_table4', '--rows=8'], 'has the rows 1 to 7'),
     (['lupi_table4', '--seeds=0'], '1 or more'),
+    (['lupi_table4', '--no-run', '--config.seed=3'], 'give --seeds'),
     (['lupi_table4', '--dataset=regdb', '--no-run'], 'no columns for regdb'),
     (['lupi_table4', f'--configs={tmp_path}'], 'config files are not in'),
   ):
