@@ -21,7 +21,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxreid.data.source import fit_image
 
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+SUFFIXES = (
+  *('.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpeg', '.jpg', '.pgm'),
+  *('.png', '.ppm', '.tif', '.tiff', '.webp'),
+)
 # Infrared cameras write three nearly equal channels; see `colourfulness`.
 GRAY_BELOW = 4.0
 

@@ -182,6 +182,30 @@ def test_a_wrong_guess_is_put_right(gallery, tmp_path, colors, capsys):
   assert found == ['infrared'] * 12
 
 
+def test_pictures_of_many_kinds(tmp_path):
+  """All hold the same picture, upright, as far as their format can."""
+  rng = np.random.default_rng(5)
+  pixels = rng.integers(0, 256, (2, 2, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+  image, top = Image.fromarray(pixels), tmp_path / 'zwei Ordner' / 'Öl & Ähre'
+  top.mkdir(parents=True)
+  image.save(top / 'a.PNG')
+  image.convert('CMYK').save(top / 'b.jpg', quality=100)
+  image.save(top / 'c.gif', save_all=True, append_images=[image.rotate(90)])
+  exif = Image.Exif()
+  exif[0x112] = 6  # shown a quarter clockwise
+  image.rotate(90).save(top / 'd.jpg', exif=exif, quality=100, subsampling=0)
+  image.save(top / 'e.ppm')
+  image.save(top / '.hidden.png')
+  (top / 'notes.txt').write_text('no picture')
+  paths = find_images(tmp_path)
+  assert [os.path.basename(p)[0] for p in paths] == ['a', 'b', 'c', 'd', 'e']
+  pictures, failures = read_images(paths, (16, 16))
+  assert not failures
+  for picture in pictures:
+    off = np.abs(picture.pixels.astype(int) - pixels)
+    assert off.max() <= 6, picture.path
+
+
 def test_unreadable_images_are_listed(gallery, tmp_path, capsys):
   (gallery / 'broken.jpg').write_bytes(b'no image')
   whole = (gallery / '1' / '1.png').read_bytes()
