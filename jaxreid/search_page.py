@@ -87,6 +87,8 @@ def _section(answer: Answer) -> str:
 
 def _caption(place: int, found: Found) -> str:
   name = html.escape(os.path.basename(found.entry.path))
+  # Long names break at these rather than anywhere.
+  name = name.replace('_', '_<wbr>').replace('.', '<wbr>.')
   return (
     f'<b>{place}. {found.distance:.4f}</b><br>{found.entry.modality}<br>{name}'
   )

@@ -168,6 +168,8 @@ def test_lists_and_counts(table, collected):
   best = [found['average_precision'] for found in lists['best']]
   worst = [found['average_precision'] for found in lists['worst']]
   assert best == sorted(best, reverse=True) and max(worst) <= min(best)
+  for which in ('best', 'worst'):
+    assert len({found['query']['identity'] for found in lists[which]}) == 4
   for found in lists['worst']:
     distances = [place['distance'] for place in found['places']]
     assert len(distances) == 10 and distances == sorted(distances)

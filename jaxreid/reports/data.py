@@ -10,8 +10,6 @@ It is small (a few hundred kilobytes) and whole: with it a page can be written
 anew without the dataset, the checkpoint or an accelerator.
 """
 
-import base64
-import io
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -19,23 +17,20 @@ from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float, Int
 
 from jaxreid.data.source import INFRARED, VISIBLE, Records, Table
 from jaxreid.distance import pairwise_euclidean
 from jaxreid.evaluation.embedding import Embedded
 from jaxreid.evaluation.protocols import Protocol
-from jaxreid.evaluation.retrieval import CHOICES, RankedList, find_lists
+from jaxreid.reports import lists
 from jaxreid.workdir import replace_text
 
 FILE = 'report.json'
-QUERIES = 4  # ranked lists of each choice
 COLORED = 8  # people with a colour of their own on the map
 _PEOPLE = 40  # of whom pairs and points are taken
 _IMAGES = 12  # of each of them and set
 _BINS = 50
-_HEIGHT = 128  # of the pictures in lists, at most
 
 
 def collect(
@@ -73,20 +68,7 @@ def collect(
   ]
   if possible:
     data['search'] = possible[0].name
-    data['lists'] = {
-      which: [
-        _list(found, test)
-        for found in find_lists(
-          embedded,
-          possible[0],
-          config.evaluation.test_distance,
-          which,
-          QUERIES,
-          seed=config.seed,
-        )
-      ]
-      for which in CHOICES
-    }
+    data['lists'] = lists.find(config, test, possible[0], embedded)
   sets = _sets(embedded, test.records, config.seed)
   if sets:
     data['map'] = _map(sets)
@@ -125,42 +107,6 @@ def count(records: Records) -> list[dict[str, Any]]:
           }
         )
   return counts
-
-
-def encode(pixels: UInt8[np.ndarray, 'h w 3'], height: int = _HEIGHT) -> str:
-  """A JPEG as a data URI, made smaller if it is higher than `height`."""
-  image = Image.fromarray(np.asarray(pixels))
-  if image.height > height:
-    width = max(1, round(image.width * height / image.height))
-    image = image.resize((width, height), Image.Resampling.LANCZOS)
-  stream = io.BytesIO()
-  image.save(stream, 'JPEG', quality=82, optimize=True)
-  code = base64.b64encode(stream.getvalue()).decode()
-  return f'data:image/jpeg;base64,{code}'
-
-
-def _list(found: RankedList, test: Table) -> dict[str, Any]:
-  def show(row: int) -> dict[str, Any]:
-    return {
-      'image': encode(test.images[row]),
-      'identity': int(test.records.identity[row]),
-      'camera': int(test.records.camera[row]),
-    }
-
-  places = zip(
-    found.gallery.tolist(),
-    found.distance.tolist(),
-    found.right.tolist(),
-    strict=True,
-  )
-  return {
-    'query': show(found.query),
-    'average_precision': round(found.average_precision, 4),
-    'places': [
-      {**show(row), 'distance': round(distance, 6), 'right': right}
-      for row, distance, right in places
-    ],
-  }
 
 
 class _Set(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxreid.reports import data
+from jaxreid.reports import data, lists
 from jaxreid.workdir import CONFIG
 
 _WIDEST = 1600  # pixels of a method's picture
@@ -98,5 +98,5 @@ def _read_pictures(folder: pathlib.Path) -> dict[str, str]:
     except (OSError, SyntaxError):
       continue
     height = picture.height * min(1, _WIDEST / picture.width)
-    pictures[path.stem] = data.encode(np.asarray(picture), round(height))
+    pictures[path.stem] = lists.encode(np.asarray(picture), round(height))
   return pictures
