@@ -229,7 +229,8 @@ class Index:
     Raises:
       ValueError: if another command has added to the index meanwhile.
     """
-    if Index.read(self.folder).about['parts'] != self.about['parts']:
+    now = json.loads((self.folder / FILE).read_text())
+    if now['parts'] != self.about['parts']:
       raise ValueError(
         f'another command adds to {self.folder}; repeat this one when it has '
         'ended'
