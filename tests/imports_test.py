@@ -167,7 +167,7 @@ ROOMS = {
   ),
   'jaxreid.exports': (
     ('jaxreid.embedder',),
-    ('jax2onnx', 'onnxruntime', 'tensorflow'),
+    ('PIL', 'jax2onnx', 'onnxruntime', 'tensorflow'),
   ),
   'jaxreid.image_files': (('jaxreid.data.source',), ('PIL',)),
   'jaxreid.search_index': (

@@ -12,38 +12,63 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import PIL
 from jax import lax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 LOBES = 3
+# Since this version some pictures are resized along the columns first.
+_ORDER_SINCE = 13
 
 
 def resize(
-  images: UInt8[Array, 'b h w 3'], image_size: tuple[int, int]
+  images: UInt8[Array, 'b h w 3'],
+  image_size: tuple[int, int],
+  pillow: str = PIL.__version__,
 ) -> UInt8[Array, 'b H W 3']:
   """Resizes with antialiasing, as `Image.Resampling.LANCZOS` of Pillow does.
 
-  Pillow's order and rounding are kept: along the rows first, then along the
-  columns, each to whole values from 0 to 255. Its weights are rounded to 22
-  bits and ours to float32, so where a value lies between two whole ones the
-  results can differ by 1. A picture that has the size is returned unchanged.
+  Pillow's order and rounding are kept: rows and columns one after the other,
+  each to whole values from 0 to 255. Its weights are rounded to 22 bits and
+  ours to float32, so where a value lies between two whole ones the results can
+  differ by 1. A picture that has the size is returned unchanged.
 
   Args:
     images: [B, h, w, 3]; any of the first three may be symbolic.
     image_size: (height, width) of the result.
+    pillow: the version whose order is kept.
 
   Returns:
     [B, height, width, 3].
   """
   height, width = image_size
-  x = images.astype(jnp.float32)
   # TPUs and GPUs would round the factors to fewer bits.
   exact = lax.Precision.HIGHEST
-  rows = lanczos_weights(images.shape[2], width)
-  x = _whole(jnp.einsum('bhwc,wo->bhoc', x, rows, precision=exact))
-  columns = lanczos_weights(images.shape[1], height)
-  x = _whole(jnp.einsum('bhwc,ho->bowc', x, columns, precision=exact))
-  return x.astype(jnp.uint8)
+
+  def rows(x: Array) -> Array:
+    weights = lanczos_weights(images.shape[2], width)
+    return _whole(jnp.einsum('bhwc,wo->bhoc', x, weights, precision=exact))
+
+  def columns(x: Array) -> Array:
+    weights = lanczos_weights(images.shape[1], height)
+    return _whole(jnp.einsum('bhwc,ho->bowc', x, weights, precision=exact))
+
+  x = images.astype(jnp.float32)
+  resized = columns(rows(x))
+  if int(pillow.split('.')[0]) >= _ORDER_SINCE:
+    # XLA knows the shapes when it compiles, and drops what is not chosen.
+    first = _columns_first(images.shape[1], images.shape[2], image_size)
+    resized = jnp.where(first, rows(columns(x)), resized)
+  return resized.astype(jnp.uint8)
+
+
+def _columns_first(
+  h: Any, w: Any, image_size: tuple[int, int]
+) -> Bool[Array, '']:
+  """Whether Pillow 13 begins with the columns, as found by trying it."""
+  fewer_rows = jnp.asarray(h, jnp.int32) - image_size[0]
+  fewer_columns = jnp.asarray(w, jnp.int32) - image_size[1]
+  return (fewer_rows > 0) & (fewer_rows > 2 * fewer_columns)
 
 
 def lanczos_weights(size: Any, wanted: int) -> Float[Array, 'size wanted']:
