@@ -141,7 +141,7 @@ def lists(run: RunFiles) -> str:
   text = (
     f'<p>{markup.text(run.data["search"])}, first trial. A green frame and '
     '✓: the same person; a red frame and ✗: somebody else. Below each picture '
-    'its distance. The best and the worst queries are of different people.</p>'
+    'its distance. Of the best and of the worst one query of each person.</p>'
   )
   for which, found in lists.items():
     text += f'<h3>{markup.text(which.capitalize())} queries</h3>'
