@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import PIL
 
 import jaxreid
 from jaxreid.embedder import Embedder
@@ -106,6 +107,7 @@ def describe(
     'format': kind,
     'jaxreid': jaxreid.__version__,
     'jax': jax.__version__,
+    'pillow': PIL.__version__,
     **({'platforms': list(PLATFORMS)} if compiled else {}),
     'checkpoint': {
       'workdir': embedder.workdir.name,
