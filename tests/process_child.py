@@ -85,7 +85,9 @@ def run(dtype, steps):
     'losses': np.array(losses),
     'variables': np.concatenate([np.ravel(leaf) for leaf in leaves]),
     # The largest entry of the array that each variable belongs to.
-    'scales': np.concatenate([np.full(x.size, np.abs(x).max()) for x in leaves]),
+    'scales': np.concatenate(
+      [np.full(x.size, np.abs(x).max()) for x in leaves]
+    ),
     'embeddings': features,
   }
 
