@@ -1,7 +1,7 @@
 """Says what a file of weights holds, or converts it.
 
-  python -m jaxreid.models.pretrained inspect FILE
-  python -m jaxreid.models.pretrained convert FILE OUT.safetensors
+python -m jaxreid.models.pretrained inspect FILE
+python -m jaxreid.models.pretrained convert FILE OUT.safetensors
 """
 
 import argparse
