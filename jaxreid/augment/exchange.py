@@ -13,6 +13,8 @@ and together they still hold every pixel once. Labels stay what they were. As
 in `geometry` a public draw is followed by a public, deterministic change.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
@@ -30,8 +32,8 @@ def exchange(
   visible: Shaped[Array, 'n h w c'],
   infrared: Shaped[Array, 'n h w c'],
   probability: float = PROBABILITY,
-  area: tuple[float, float] = AREA,
-  aspect: tuple[float, float] = ASPECT,
+  area: Sequence[float] = AREA,
+  aspect: Sequence[float] = ASPECT,
 ) -> tuple[Shaped[Array, 'n h w c'], Shaped[Array, 'n h w c']]:
   """Swaps one rectangle in about half of the pairs, before anything else.
 
@@ -73,8 +75,8 @@ def draw_exchanges(
   count: int,
   size: tuple[int, int],
   probability: float = PROBABILITY,
-  area: tuple[float, float] = AREA,
-  aspect: tuple[float, float] = ASPECT,
+  area: Sequence[float] = AREA,
+  aspect: Sequence[float] = ASPECT,
 ) -> Rectangle:
   """Draws the rectangle that each pair of images exchanges.
 
@@ -127,8 +129,8 @@ def swap(
 
 def check_ranges(
   probability: float,
-  area: tuple[float, float],
-  aspect: tuple[float, float],
+  area: Sequence[float],
+  aspect: Sequence[float],
 ):
   """Raises ValueError unless the numbers can be those of an exchange."""
   if not 0 <= probability <= 1:

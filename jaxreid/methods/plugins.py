@@ -12,7 +12,7 @@ Methods know nothing of it: images are exchanged before `Method.augment` sees
 them, and a loss takes the embeddings that `Aux.embeddings` hands out.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,8 +34,8 @@ def with_exchange(
   method: Method,
   *,
   probability: float = exchange.PROBABILITY,
-  area: tuple[float, float] = exchange.AREA,
-  aspect: tuple[float, float] = exchange.ASPECT,
+  area: Sequence[float] = exchange.AREA,
+  aspect: Sequence[float] = exchange.ASPECT,
 ) -> Method:
   """The method on pairs of images that exchange a rectangle (MAG).
 
