@@ -1,22 +1,18 @@
 """How a step of TS-GAN is shared out over its three phases.
 
-  python benchmarks/tsgan_phases.py [--size=96x48] [--steps=10]
+  python -m benchmarks.tsgan_phases [--size=96x48] [--steps=10]
 
 times the step with the generators alone, with generators and backbone, and
 whole, on random images; the differences are the phases.
 """
 
 import argparse
-import pathlib
 import statistics
-import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from configs import tsgan
 from jaxreid import experiment, train_state

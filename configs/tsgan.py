@@ -4,7 +4,8 @@
 
 trains an infrared teacher in /tmp/tsgan/teacher and then the student, on the
 rendered set with small networks, and evaluates it with and without
-re-ranking (what to expect there is not measured yet).
+re-ranking: 44 % and 57 % rank-1 after 14 minutes on one CPU core
+(docs/results.md).
 `--config.teacher=WORKDIR` takes a finished teacher in place of the first
 stage. And
 
