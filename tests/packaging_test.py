@@ -104,6 +104,8 @@ def test_metadata(wheel):
     'convert',
     'cuda',
     'docs',
+    'onnx',
+    'savedmodel',
     'test',
     'tpu',
     'tpu-dry-run',
