@@ -21,6 +21,7 @@ import functools
 import importlib
 import math
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -139,7 +140,8 @@ def report(
     took = f'{seconds:.0f} s, {cpu:.0f} s of CPU'
     print(f'\n{title}, per device (compiled in {took})', flush=True)
     if isinstance(program, str):
-      print('\n'.join([f'  does not fit: {program}', *advice(config, where)]))
+      lines = advice(config, where, share=_share_that_fits(program))
+      print('\n'.join([f'  does not fit: {program}', *lines]))
       fits = False
       continue
     fits = describe(program, config, where) and fits
@@ -183,6 +185,13 @@ def _compile(lower: Callable[[], Any], devices: int) -> Program | str:
       raise
     return str(error).splitlines()[0].removeprefix('RESOURCE_EXHAUSTED: ')
   return examine(compiled, devices)
+
+
+def _share_that_fits(refusal: str) -> float:
+  """From the compiler's 'required (54.58G) exceeds available HBM (15.75G)'."""
+  sizes = re.search(r'\(([\d.]+)G\) exceeds [^(]*\(([\d.]+)G\)', refusal)
+  # Arguments and code take their part, too.
+  return 0.9 * float(sizes[2]) / float(sizes[1]) if sizes else 0.5
 
 
 def describe(
@@ -242,8 +251,16 @@ def advice(
   config: ml_collections.ConfigDict,
   where: Slice,
   program: Program | None = None,
+  share: float = 0.5,
 ) -> list[str]:
-  """What to change where a step does not fit, one line each."""
+  """What to change where a step does not fit, one line each.
+
+  Args:
+    config: of the run.
+    where: the slice.
+    program: what was compiled, if it could be.
+    share: of the batch that may fit, where it could not.
+  """
   lines = ['  to make it fit:']
   identities = config.batch.identities
   if program and program.peak > program.arguments:
@@ -251,7 +268,7 @@ def advice(
     fitting = identities * free / (program.peak - program.arguments)
     identities = int(fitting)
   else:
-    identities //= 2
+    identities = int(identities * share)
   # The number of images has to be a multiple of the devices.
   unit = len(where.devices) // math.gcd(
     len(where.devices), config.batch.images_per_identity

@@ -98,6 +98,19 @@ def test_more_people_than_there_are(identities):
   dry_run.check_identities(config, 12)
 
 
+def test_the_compilers_refusal_says_how_much_would_fit():
+  refusal = (
+    'Ran out of memory on HBM, the total memory required for HLO temporaries '
+    '(54.58G) exceeds available HBM (15.75G).'
+  )
+  share = dry_run._share_that_fits(refusal)
+  assert share == pytest.approx(0.26, abs=0.01)
+  assert dry_run._share_that_fits('something else') == 0.5
+  config = lupi_config.get_config('dataset=sysu_mm01')
+  config.batch.identities = 320
+  assert '--batch=83,' in '\n'.join(dry_run.advice(config, SLICE, share=share))
+
+
 def _run(*flags):
   return subprocess.run(
     [sys.executable, '-m', 'jaxreid.dry_run', *flags],
