@@ -35,40 +35,50 @@ class Chip(NamedTuple):
     peak_flops: bfloat16 matrix products per second.
     hbm_bandwidth: bytes per second.
     link_bandwidth: bytes per second that a link sends in one direction.
-    wraps_at: length of an axis from which its ends are connected, too.
+    axes: of a slice.
+    wraps_at: of 2 axes, the longest that one can be, and alone has its ends
+      connected, too; of 3, all ends are if every length is a multiple of it.
   """
 
   hbm_bytes: float
   peak_flops: float
   hbm_bandwidth: float
   link_bandwidth: float
+  axes: int
   wraps_at: int
 
 
 CHIPS = {
-  'v3': Chip(32 * 2**30, 123e12, 900e9, 340e12 / 1024 / 4, 32),
-  'v4': Chip(32 * 2**30, 275e12, 1200e9, 1.1e15 / 4096 / 6, 4),
-  'v5e': Chip(16e9, 197e12, 819e9, 50e9, 16),
-  'v5p': Chip(95e9, 459e12, 2765e9, 100e9, 4),
-  'v6e': Chip(32e9, 918e12, 1638e9, 100e9, 16),
+  'v3': Chip(32 * 2**30, 123e12, 900e9, 340e12 / 1024 / 4, 2, 32),
+  'v4': Chip(32 * 2**30, 275e12, 1200e9, 1.1e15 / 4096 / 6, 3, 4),
+  'v5e': Chip(16e9, 197e12, 819e9, 50e9, 2, 16),
+  'v5p': Chip(95e9, 459e12, 2765e9, 100e9, 3, 4),
+  'v6e': Chip(32e9, 918e12, 1638e9, 100e9, 2, 16),
 }
 
 
 def links(chip: Chip, topology: tuple[int, ...]) -> int:
-  """Links of the best connected chip that lead to another of the slice."""
-  return sum(_of_axis(chip, length) for length in topology)
+  """Links of a chip at an end that lead to another of the slice.
+
+  All others wait for it.
+  """
+  return sum(
+    2 if wraps and length > 2 else min(length - 1, 1)
+    for length, wraps in zip(topology, _wraps(chip, topology), strict=True)
+  )
 
 
 def hops(chip: Chip, topology: tuple[int, ...]) -> int:
   """Links between the two chips of a slice that are farthest apart."""
   return sum(
-    length // 2 if length >= chip.wraps_at else length - 1
-    for length in topology
+    length // 2 if wraps else length - 1
+    for length, wraps in zip(topology, _wraps(chip, topology), strict=True)
   )
 
 
-def _of_axis(chip: Chip, length: int) -> int:
-  if length >= chip.wraps_at and length > 2:
-    return 2
-  # Without a wrap the end chips have one link; all wait for them.
-  return min(length - 1, 1)
+def _wraps(chip: Chip, topology: tuple[int, ...]) -> list[bool]:
+  """Whether the ends of each axis are connected."""
+  if chip.axes == 2:
+    return [length == chip.wraps_at for length in topology]
+  whole = all(length % chip.wraps_at == 0 for length in topology)
+  return [whole] * len(topology)

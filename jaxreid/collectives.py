@@ -20,6 +20,7 @@ KINDS = (
   'all-reduce',
   'all-gather',
   'reduce-scatter',
+  'ragged-all-to-all',
   'all-to-all',
   'collective-permute',
   'collective-broadcast',

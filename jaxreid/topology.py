@@ -99,4 +99,14 @@ def parse_topology(topology: str) -> tuple[str, tuple[int, ...]]:
   shape = tuple(int(n) for n in match[2].split('x'))
   if not math.prod(shape):
     raise ValueError(f'--topology={topology} has no chips')
+  chip = CHIPS[match[1]]
+  if len(shape) != chip.axes:
+    raise ValueError(
+      f'--topology={topology}: a slice of {match[1]} has {chip.axes} axes'
+    )
+  if chip.axes == 2 and max(shape) > chip.wraps_at:
+    raise ValueError(
+      f'--topology={topology}: an axis of {match[1]} has at most '
+      f'{chip.wraps_at} chips'
+    )
   return match[1], shape

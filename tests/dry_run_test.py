@@ -26,7 +26,11 @@ def test_topologies(name, chip, shape):
 
 
 @pytest.mark.parametrize(
-  'name', ['v5e', 'v5e:', 'v9:2x2', 'v5e:2*2', 'v5e:0x2']
+  'name',
+  [
+    *('v5e', 'v5e:', 'v9:2x2', 'v5e:2*2', 'v5e:0x2'),
+    *('v5e:2x2x2', 'v5e:32x32', 'v4:2x2'),
+  ],
 )
 def test_a_topology_that_is_none(name):
   with pytest.raises(ValueError, match=f'--topology={name[:3]}'):

@@ -9,7 +9,7 @@ from jaxreid.chips import CHIPS, Chip
 from jaxreid.collectives import Collective
 from jaxreid.floor import Floor, Program, examine, floor
 
-CHIP = Chip(16e9, 100e12, 1e12, 10e9, 16)
+CHIP = Chip(16e9, 100e12, 1e12, 10e9, 2, 16)
 
 
 def _program(**changes):
@@ -64,6 +64,7 @@ def test_efficiency(times, low, high, step):
     ('v5e', (8, 16), 3, 15),
     ('v4', (2, 2, 1), 2, 2),
     ('v5p', (4, 4, 4), 6, 6),
+    ('v4', (2, 2, 4), 3, 5),  # not all multiples of 4
   ],
 )
 def test_links_and_hops(chip, shape, links, hops):
