@@ -53,14 +53,22 @@ def find_images(folder: str | os.PathLike[str]) -> list[str]:
   Hidden files and folders are left out.
 
   Raises:
-    ValueError: if it is no folder, or has no images.
+    ValueError: if it is no folder, a folder in it cannot be read, or it has no
+      images.
   """
+
+  def refuse(error: OSError) -> None:
+    raise ValueError(
+      f'{error.filename} cannot be read ({error.strerror}); make it readable, '
+      'or give a folder without it'
+    ) from error
+
   # A folder has one name, so that its files are not indexed twice.
   top = pathlib.Path(os.path.abspath(os.path.expanduser(folder)))
   if not top.is_dir():
     raise ValueError(f'{top} is no folder; give a folder of images')
   found = []
-  for where, folders, names in os.walk(top):
+  for where, folders, names in os.walk(top, onerror=refuse):
     # In place: where the walk goes on.
     folders[:] = [name for name in folders if not name.startswith('.')]
     found += [

@@ -440,3 +440,19 @@ def test_a_search_needs_the_devices_only_for_what_is_there(gallery, tmp_path):
   assert len(index) == 0
   vectors = embedder(np.zeros((2, 8, 4, 3), np.uint8))
   assert index.search(vectors, sharding.make_mesh()) == [[], []]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+  closed = tmp_path / 'closed'
+  closed.mkdir()
+  Image.new('RGB', (4, 8)).save(tmp_path / 'a.png')
+  scan = os.scandir
+
+  def scandir(path):  # as root has no closed folders
+    if os.fspath(path) == str(closed):
+      raise PermissionError(13, 'Permission denied', str(closed))
+    return scan(path)
+
+  monkeypatch.setattr(os, 'scandir', scandir)
+  with pytest.raises(ValueError, match='closed cannot be read .Permission'):
+    find_images(tmp_path)
