@@ -454,5 +454,5 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     return scan(path)
 
   monkeypatch.setattr(os, 'scandir', scandir)
-  with pytest.raises(ValueError, match='closed cannot be read .Permission'):
+  with pytest.raises(ValueError, match='closed cannot be read'):
     find_images(tmp_path)
