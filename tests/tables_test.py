@@ -269,8 +269,10 @@ def test_a_signal_lets_the_running_ones_save(tmp_path, number):
     'time.sleep(60)\n'
   )
   code = (
-    'import pathlib, sys\n'
+    'import pathlib, signal, sys\n'
     'from jaxreid import table_runs\n'
+    # Where the tests run in the background it is ignored, and inherited so.
+    'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
     f'command = (sys.executable, "-c", {saves!r})\n'
     "table_runs.run_all([table_runs.Run(pathlib.Path('run'), command)])\n"
   )
@@ -291,6 +293,7 @@ def test_a_signal_lets_the_running_ones_save(tmp_path, number):
     assert table.wait(30) != 0
   finally:
     table.kill()
+    table.wait()
   assert (tmp_path / 'saved').exists()
 
 
